@@ -1,0 +1,1 @@
+"""Everything that touches the world. Siblings do not import each other."""

@@ -1,0 +1,1 @@
+"""The local provider: real servers as processes on loopback."""

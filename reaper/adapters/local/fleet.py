@@ -1,0 +1,239 @@
+"""The local provider as the workflow's Fleet."""
+
+import json
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from reaper.adapters.local import process
+from reaper.adapters.local.registry import InstanceRecord, LabRecord, Registry
+from reaper.adapters.local.servers import PROVIDER, Connect, boot, describe
+from reaper.domain.errors import RefusedError, TryAgainError, UsageError
+from reaper.domain.facts import Instance, InstanceId
+from reaper.workflow.engine import Engine
+from reaper.workflow.ports import Snapshot, SnapshotMethod, Trigger
+
+_STOP_POLITELY = timedelta(minutes=2)
+_KILL_WITHIN = timedelta(seconds=30)
+
+
+class LocalFleet:
+    """Every lab below one directory."""
+
+    def __init__(self, labs: Path, engine: Callable[[LabRecord], Engine], connect: Connect) -> None:
+        self._labs = labs
+        self._engine = engine
+        self._connect = connect
+
+    def registry(self, cluster: str) -> Registry:
+        """The book of one lab."""
+        return Registry(self._labs / cluster)
+
+    def clusters(self) -> tuple[str, ...]:
+        """The names of the labs, sorted."""
+        if not self._labs.is_dir():
+            return ()
+        return tuple(sorted(p.name for p in self._labs.iterdir() if Registry(p).exists()))
+
+    def members(self, cluster: str) -> tuple[Instance, ...]:
+        """The instances of a lab, quarantined ones included."""
+        registry = self.registry(cluster)
+        return tuple(describe(registry, cluster, i) for i in registry.read().instances)
+
+    def snapshot(self, source: Instance, name: str, check: Callable[[], None]) -> Snapshot:
+        """Copy a replica's data directory: hot if the engine can, otherwise with the server stopped."""
+        cluster, instance = _parts(source.id)
+        registry = self.registry(cluster)
+        into = registry.snapshot(name)
+        noted = _note_of(into)
+        if noted.exists():
+            return _read_note(noted)
+        lab = registry.read()
+        engine, record = self._engine(lab), _known(lab, instance)
+        into.parent.mkdir(exist_ok=True)
+        shutil.rmtree(into, ignore_errors=True)
+        if engine.can_copy_hot():
+            copy = engine.hot_copy(registry.seat(record), lab.logins.admin, into, check)
+            method, position, note = SnapshotMethod.HOT, copy.position, copy.note
+        else:
+            self._copy_cold(registry, record, into)
+            method, position = SnapshotMethod.COLD, None
+            note = f"{record.name} was stopped for the copy, since no tool for a hot one is installed"
+        size = sum(p.lstat().st_blocks * 512 for p in into.rglob("*"))
+        snapshot = Snapshot(
+            name=name, source=source.id, method=method, position=position, size_bytes=size, note=note
+        )
+        _write_note(noted, snapshot)
+        return snapshot
+
+    def _copy_cold(self, registry: Registry, record: InstanceRecord, into: Path) -> None:
+        process.end(record.process, record.name, polite_for=_STOP_POLITELY, within=_KILL_WITHIN)
+        try:
+            shutil.copytree(registry.seat(record).data, into, ignore=_sockets)
+        except (OSError, shutil.Error) as error:
+            shutil.rmtree(into, ignore_errors=True)
+            raise TryAgainError(
+                f"cannot copy the data of {record.name} to {into}: {_brief(error)}"
+            ) from error
+
+    def resume_source(self, source: Instance) -> None:
+        """Boot the source of a cold snapshot again if it does not run."""
+        cluster, instance = _parts(source.id)
+        registry = self.registry(cluster)
+        boot(registry, self._engine(registry.read()), instance, self._connect, _never)
+
+    def launch(self, cluster: str, snapshot: Snapshot, name: str, check: Callable[[], None]) -> Instance:
+        """Boot a replacement on the snapshot's own directory (moved, not copied)."""
+        registry = self.registry(cluster)
+        with registry.change() as lab:
+            record = next((i for i in lab.instances if i.token == name), None)
+            if record is None:
+                record = allocate(lab, ports_taken(self._labs), token=name)
+            engine = self._engine(lab)
+        seat = registry.seat(record)
+        seat.home.mkdir(parents=True, exist_ok=True)
+        copy = registry.snapshot(snapshot.name)
+        try:
+            if not seat.data.exists():
+                copy.replace(seat.data)
+                engine.strip(seat.data)
+        except OSError as error:
+            raise TryAgainError(
+                f"the snapshot {snapshot.name} cannot be moved to {seat.data}: {error}"
+            ) from error
+        boot(registry, engine, record.name, self._connect, check)
+        return describe(registry, cluster, _known(registry.read(), record.name))
+
+    def aim(self, instance: Instance) -> Trigger:
+        """Hold the process of a running instance."""
+        cluster, name = _parts(instance.id)
+        record = _known(self.registry(cluster).read(), name)
+        if record.process is None:
+            raise RefusedError(f"{instance.id} has never been started")
+        return process.Weapon(record.process, str(instance.id))
+
+    def quarantine(self, instance: Instance, until: datetime) -> None:
+        """Mark a dead instance as never to be started again."""
+        cluster, name = _parts(instance.id)
+        with self.registry(cluster).change() as lab:
+            record = _known(lab, name)
+            if process.state_of(record.process) is not None:
+                raise RefusedError(f"{instance.id} is alive: only what is dead is quarantined")
+            if record.quarantined_until is None:
+                record.quarantined_until = until
+
+    def retire(self, instance: Instance) -> None:
+        """End its process if it runs, delete its files and its record."""
+        cluster, name = _parts(instance.id)
+        registry = self.registry(cluster)
+        record = registry.read().instance(name)
+        if record is None:
+            return
+        process.end(record.process, str(instance.id), polite_for=timedelta(0), within=_KILL_WITHIN)
+        remove_tree(registry.seat(record).home)
+        with registry.change() as lab:
+            lab.instances = [i for i in lab.instances if i.name != name]
+
+    def forget(self, snapshot: str) -> None:
+        """Delete a snapshot by name, in whichever lab it lies."""
+        for cluster in self.clusters():
+            path = self.registry(cluster).snapshot(snapshot)
+            remove_tree(path)
+            _note_of(path).unlink(missing_ok=True)
+            for left in (path.with_suffix(".log"), path.with_suffix(".cnf")):
+                left.unlink(missing_ok=True)
+
+
+def ports_taken(labs: Path) -> set[int]:
+    """Every port that a lab below this directory has in its book, whether in use now or not."""
+    taken: set[int] = set()
+    for book in labs.glob("*/lab.json"):
+        try:
+            lab = Registry(book.parent).read()
+        except UsageError:
+            continue  # a broken book is reported by whoever works on that lab
+        taken |= {lab.endpoint_port, *(i.port for i in lab.instances)}
+    return taken
+
+
+def allocate(lab: LabRecord, taken: set[int], *, token: str | None) -> InstanceRecord:
+    """A new instance's record, with a server id and a port that nobody has."""
+    server_id = lab.next_server_id
+    lab.next_server_id += 1
+    taken = taken | {i.port for i in lab.instances} | {lab.endpoint_port}
+    record = InstanceRecord(
+        name=f"n{server_id}",
+        port=process.free_port(taken),
+        server_id=server_id,
+        created=datetime.now(UTC),
+        token=token,
+    )
+    lab.instances.append(record)
+    return record
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a directory if it is there. TryAgainError: it cannot be deleted."""
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise TryAgainError(f"cannot delete {path}: {_brief(error)}") from error
+
+
+def _parts(instance: InstanceId) -> tuple[str, str]:
+    cluster, _, name = instance.name.partition("/")
+    if instance.provider != PROVIDER or not name:
+        raise UsageError(f"{instance} is no local instance (expected {PROVIDER}:CLUSTER/NAME)")
+    return cluster, name
+
+
+def _known(lab: LabRecord, name: str) -> InstanceRecord:
+    record = lab.instance(name)
+    if record is None:
+        raise TryAgainError(f"{lab.name} has no instance {name} (any more)")
+    return record
+
+
+def _note_of(snapshot: Path) -> Path:
+    return snapshot.with_suffix(".json")
+
+
+def _write_note(path: Path, snapshot: Snapshot) -> None:
+    fields = {
+        "name": snapshot.name,
+        "source": snapshot.source.name,
+        "method": snapshot.method.value,
+        "position": snapshot.position,
+        "size_bytes": snapshot.size_bytes,
+        "note": snapshot.note,
+    }
+    path.write_text(json.dumps(fields))
+
+
+def _read_note(path: Path) -> Snapshot:
+    fields = json.loads(path.read_text())
+    return Snapshot(
+        name=fields["name"],
+        source=InstanceId(PROVIDER, fields["source"]),
+        method=SnapshotMethod(fields["method"]),
+        position=fields["position"],
+        size_bytes=fields["size_bytes"],
+        note=fields["note"],
+    )
+
+
+def _sockets(directory: str, names: list[str]) -> list[str]:
+    return [n for n in names if (Path(directory) / n).is_socket()]
+
+
+def _brief(error: Exception) -> str:
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        return str(error.args[0][0][-1])
+    return str(error)
+
+
+def _never() -> None:
+    return

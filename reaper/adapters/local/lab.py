@@ -1,0 +1,152 @@
+"""Make and remove a lab: a replicating cluster of real servers on loopback, with an endpoint in front."""
+
+import contextlib
+import re
+import secrets
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from reaper.adapters.local import process
+from reaper.adapters.local.endpoint import EndpointConfig, LocalEndpoint, spawn
+from reaper.adapters.local.fleet import allocate, ports_taken, remove_tree
+from reaper.adapters.local.registry import LabRecord, LoginRecord, Registry
+from reaper.adapters.local.servers import Connect, boot, describe
+from reaper.domain.errors import ReaperError, TryAgainError, UsageError
+from reaper.domain.facts import Address, ThreadState
+from reaper.workflow.engine import Engine
+from reaper.workflow.ports import Clock, Server
+
+SCHEMAS = ("reaper", "app")  # reaper's own, and the one that `lab load` writes into
+LOOPBACK = "127.0.0.1"
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,29}")
+_REPLICATE_WITHIN = timedelta(seconds=30)
+_LOOK_EVERY = timedelta(milliseconds=20)
+_END_WITHIN = timedelta(seconds=30)
+
+
+def up(
+    registry: Registry,
+    engine: Engine,
+    connect: Connect,
+    clock: Clock,
+    *,
+    nodes: int,
+    check: Callable[[], None],
+) -> LabRecord:
+    """Make a lab of `nodes` servers; nothing is left on failure. UsageError: it exists, or the request is wrong."""
+    name = registry.home.name
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no lab name: lower-case letters, digits and dashes, at most 30")
+    if not 2 <= nodes <= 20:
+        raise UsageError(f"a lab has 2 to 20 nodes, not {nodes}: a master without a replica cannot fail over")
+    if registry.exists():
+        raise UsageError(f"the lab {name} exists: `reaper lab down --name {name}` removes it")
+    try:
+        _make(registry, engine, connect, clock, nodes, check)
+    except BaseException:
+        with contextlib.suppress(ReaperError):
+            down(registry)
+        raise
+    return registry.read()
+
+
+def _make(
+    registry: Registry, engine: Engine, connect: Connect, clock: Clock, nodes: int, check: Callable[[], None]
+) -> None:
+    taken = ports_taken(registry.home.parent)
+    lab = LabRecord(
+        name=registry.home.name,
+        flavour=engine.flavour,
+        server=engine.program,
+        version=engine.version,
+        created=datetime.now(UTC),
+        endpoint_port=process.free_port(taken),
+        admin=_login("reaper"),
+        replication=_login("replication"),
+        application=_login("application"),
+    )
+    records = [allocate(lab, taken, token=None) for _ in range(nodes)]
+    registry.create(lab)
+    seed = registry.home / "seed"
+    engine.initialise(seed, lab.logins, SCHEMAS, registry.home / "initialise.log")
+    for record in records:
+        check()
+        seat = registry.seat(record)
+        seat.home.mkdir(parents=True)
+        shutil.copytree(seed, seat.data)
+        engine.strip(seat.data)
+    remove_tree(seed)
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        list(pool.map(lambda r: boot(registry, engine, r.name, connect, check), records))
+    master, *replicas = (describe(registry, lab.name, r) for r in registry.read().instances)
+    with contextlib.ExitStack() as stack:
+        for replica in replicas:
+            server = stack.enter_context(contextlib.closing(connect(lab.name, replica)))
+            server.join(master.address, position=None, history=None)
+            _wait_replicating(server, clock)
+        server = stack.enter_context(contextlib.closing(connect(lab.name, master)))
+        server.promote(arm_semi_sync=True)
+    _start_endpoint(registry, master.address)
+
+
+def _login(user: str) -> LoginRecord:
+    return LoginRecord.model_validate({"user": user, "password": secrets.token_urlsafe(24)})
+
+
+def _wait_replicating(server: Server, clock: Clock) -> None:
+    deadline = clock.monotonic_ns() + int(_REPLICATE_WITHIN.total_seconds() * 1e9)
+    while True:
+        facts = server.facts()
+        states = {(c.receiver, c.applier) for c in facts.channels}
+        if states == {(ThreadState.RUNNING, ThreadState.RUNNING)} and facts.semi_sync.replica_active:
+            return
+        if clock.monotonic_ns() > deadline:
+            why = "; ".join(str(c.receiver_error or c.applier_error or c.receiver) for c in facts.channels)
+            raise TryAgainError(f"{server.instance} does not replicate within {_REPLICATE_WITHIN}: {why}")
+        clock.sleep(_LOOK_EVERY)
+
+
+def _start_endpoint(registry: Registry, target: Address) -> None:
+    directory = registry.control.parent
+    directory.mkdir(exist_ok=True)
+    with registry.change() as lab:
+        pid = spawn(
+            EndpointConfig(
+                listen=Address(LOOPBACK, lab.endpoint_port),
+                control=registry.control,
+                target=target,
+                state=directory / "route.json",
+                log=directory / "endpoint.log",
+            )
+        )
+        lab.endpoint = process.identify(pid)
+
+
+def endpoint_of(registry: Registry) -> LocalEndpoint:
+    """The control connection of a lab's endpoint."""
+    return LocalEndpoint(Address(LOOPBACK, registry.read().endpoint_port), registry.control)
+
+
+def down(registry: Registry) -> tuple[str, ...]:
+    """End every process of the lab and delete its directory. Returns the names of what was ended."""
+    ended = []
+    if registry.exists():
+        lab = registry.read()
+        processes = [("endpoint", lab.endpoint), *((i.name, i.process) for i in lab.instances)]
+        for name, known in processes:
+            if process.state_of(known) is not None:
+                process.end(known, f"{lab.name}/{name}", polite_for=timedelta(0), within=_END_WITHIN)
+                ended.append(name)
+    remove_tree(registry.home)
+    return tuple(ended)
+
+
+def home_of(labs: Path, name: str) -> Registry:
+    """The book of the lab with this name, which need not exist. UsageError: no possible name."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no lab name: lower-case letters, digits and dashes, at most 30")
+    return Registry(labs / name)

@@ -1,0 +1,167 @@
+"""The lab's own book: which instances exist, where, what became of them. A JSON file, locked while changed."""
+
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_serializer
+
+from reaper.domain.errors import UsageError
+from reaper.domain.facts import Flavour
+from reaper.workflow.engine import Login, Logins, Seat
+
+FORMAT = 1
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ProcessRecord(_Record):
+    """A process's identity: the pid alone is not one, pids are used again."""
+
+    pid: int
+    started_ticks: int  # field 22 of /proc/PID/stat, clock ticks since boot
+
+
+class InstanceRecord(_Record):
+    """One instance."""
+
+    name: str
+    port: int
+    server_id: int
+    created: datetime
+    token: str | None = None  # the derived name under which a run launched it
+    process: ProcessRecord | None = None
+    quarantined_until: datetime | None = None
+
+
+class LoginRecord(_Record):
+    """An account; the file that holds it is readable by its owner only."""
+
+    user: str
+    password: SecretStr
+
+    @field_serializer("password", when_used="json")
+    def _plain(self, value: SecretStr) -> str:
+        return value.get_secret_value()
+
+    def login(self) -> Login:
+        """As the engine wants it."""
+        return Login(self.user, self.password.get_secret_value())
+
+
+class LabRecord(_Record):
+    """One lab, which is one cluster."""
+
+    format: int = FORMAT
+    name: str
+    flavour: Flavour
+    server: Path
+    version: str
+    created: datetime
+    endpoint_port: int
+    endpoint: ProcessRecord | None = None
+    next_server_id: int = 1  # never reused within the cluster's life (E14, E29)
+    admin: LoginRecord
+    replication: LoginRecord
+    application: LoginRecord
+    instances: list[InstanceRecord] = []
+
+    @property
+    def logins(self) -> Logins:
+        """The accounts."""
+        return Logins(
+            admin=self.admin.login(),
+            replication=self.replication.login(),
+            application=self.application.login(),
+        )
+
+    def instance(self, name: str) -> InstanceRecord | None:
+        """The record with this name, or None."""
+        return next((i for i in self.instances if i.name == name), None)
+
+
+class Registry:
+    """The directory of one lab and the book in it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    @property
+    def book(self) -> Path:
+        """The file."""
+        return self.home / "lab.json"
+
+    @property
+    def control(self) -> Path:
+        """The endpoint's control socket."""
+        return self.home / "endpoint" / "control.sock"
+
+    def exists(self) -> bool:
+        """True if there is a lab here."""
+        return self.book.exists()
+
+    def read(self) -> LabRecord:
+        """The lab as last written. UsageError: none, or a book that reaper did not write."""
+        try:
+            return LabRecord.model_validate_json(self.book.read_bytes())
+        except FileNotFoundError:
+            raise UsageError(f"there is no lab {self.home.name!r}: `reaper lab up` makes one") from None
+        except (ValidationError, OSError, ValueError) as error:
+            first = (
+                error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+            )
+            where = ".".join(map(str, first["loc"]))
+            raise UsageError(
+                f"the lab's book {self.book} cannot be read ({where} {first['msg']}): restore it "
+                "from a copy, or end the lab's processes by hand and delete the directory"
+            ) from error
+
+    @contextmanager
+    def change(self) -> Iterator[LabRecord]:
+        """Read, let the caller change, write back at once; nobody else changes it meanwhile."""
+        with self._locked():
+            record = self.read()
+            yield record
+            self._write(record)
+
+    def create(self, record: LabRecord) -> None:
+        """Write the first version."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.home.chmod(0o700)
+        with self._locked():
+            self._write(record)
+
+    def seat(self, instance: InstanceRecord) -> Seat:
+        """Where an instance lives."""
+        return Seat(
+            home=self.home / "instances" / instance.name, port=instance.port, server_id=instance.server_id
+        )
+
+    def snapshot(self, name: str) -> Path:
+        """Where a snapshot lies."""
+        return self.home / "snapshots" / name
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        descriptor = os.open(self.home / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _write(self, record: LabRecord) -> None:
+        text = json.dumps(json.loads(record.model_dump_json()), indent=1)
+        descriptor, path = tempfile.mkstemp(dir=self.home, prefix=".lab-")
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(path).replace(self.book)

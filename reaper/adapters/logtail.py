@@ -1,0 +1,20 @@
+"""The end of a program's log, for a message."""
+
+from pathlib import Path
+
+_LINES = 6
+_READ_BYTES = 64 * 1024
+
+
+def log_tail(log: Path) -> str:
+    """The last lines of a log that say something, as one line."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _READ_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return "no log was written"
+    telling = [
+        line for line in lines if any(word in line for word in ("rror", "annot", "an't", "ailed"))
+    ] or lines
+    return " | ".join(line.strip() for line in telling[-_LINES:]) or "the log is empty"

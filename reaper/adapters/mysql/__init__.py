@@ -1,0 +1,1 @@
+"""MySQL and MariaDB behind one interface. Nothing outside this package knows a spelling."""

@@ -1,0 +1,302 @@
+"""The dialect of MariaDB 10.6 and later."""
+
+from datetime import timedelta
+
+from reaper.adapters.mysql.connection import WAIT_SLICE_S, Ask, Row
+from reaper.adapters.mysql.dialect import (
+    CONNECT_RETRY_S,
+    ONLINE_SCHEMA_CHANGE,
+    counters,
+    error_text,
+    is_schema_change,
+    on,
+    quoted,
+    sessions,
+    settings,
+    thread_state,
+)
+from reaper.domain.errors import AccessDeniedError, ServerError
+from reaper.domain.facts import (
+    Activity,
+    Address,
+    Flavour,
+    Openness,
+    Replication,
+    SemiSync,
+    ServerFacts,
+    Session,
+    ThreadState,
+)
+from reaper.domain.gtid import GtidSet, MariadbGtidSet
+from reaper.workflow.engine import Login
+from reaper.workflow.ports import Halted
+
+_SETTINGS = (
+    "server_id",
+    "read_only",
+    "gtid_binlog_state",
+    "gtid_slave_pos",
+    "gtid_strict_mode",
+    "log_bin",
+    "log_slave_updates",
+    "binlog_format",
+)
+# Settings in which a master and its heir must agree, or clients and replication notice (E18).
+_PARITY = (
+    "character_set_server",
+    "collation_server",
+    "innodb_page_size",
+    "innodb_strict_mode",
+    "lower_case_table_names",
+    "sql_mode",
+    "time_zone",
+)
+_SEMI_SYNC = (
+    "rpl_semi_sync_master_enabled",
+    "rpl_semi_sync_master_timeout",
+    "rpl_semi_sync_master_wait_point",
+    "rpl_semi_sync_slave_enabled",
+)
+_FILTERS = (
+    "Replicate_Do_DB",
+    "Replicate_Ignore_DB",
+    "Replicate_Do_Table",
+    "Replicate_Ignore_Table",
+    "Replicate_Wild_Do_Table",
+    "Replicate_Wild_Ignore_Table",
+    "Replicate_Do_Domain_Ids",
+    "Replicate_Ignore_Domain_Ids",
+    "Replicate_Ignore_Server_Ids",
+    "Replicate_Rewrite_DB",
+)
+# Lock modes of BACKUP STAGE and FLUSH TABLES WITH READ LOCK in information_schema.metadata_lock_info
+# (plugin of the same name; sql/mdl.h and plugin/metadata_lock_info of MariaDB 10.11).
+_GLOBAL_LOCKS = (
+    "MDL_BACKUP_START",
+    "MDL_BACKUP_FLUSH",
+    "MDL_BACKUP_WAIT_FLUSH",
+    "MDL_BACKUP_WAIT_DDL",
+    "MDL_BACKUP_WAIT_COMMIT",
+    "MDL_BACKUP_FTWRL1",
+    "MDL_BACKUP_FTWRL2",
+)
+
+
+class MariadbDialect:
+    """Statements and answers of MariaDB."""
+
+    flavour = Flavour.MARIADB
+
+    def facts(self, ask: Ask) -> ServerFacts:
+        """Everything the guards want to know."""
+        values = settings(ask, (*_SETTINGS, *_PARITY))
+        channels = tuple(self._channel(row) for row in ask("SHOW ALL SLAVES STATUS"))
+        version = str(ask("SELECT VERSION() AS v")[0]["v"])
+        parity = [("version", ".".join(version.split(".")[:2])), *((n, values.get(n, "?")) for n in _PARITY)]
+        return ServerFacts(
+            flavour=self.flavour,
+            version=version,
+            server_id=int(values["server_id"]),
+            server_uuid=None,
+            openness=Openness.READ_ONLY if on(values["read_only"]) else Openness.OPEN,
+            executed=_state(values["gtid_binlog_state"], values["gtid_slave_pos"]),
+            purged=None,
+            gtid_strict=on(values["gtid_strict_mode"]),
+            binlog=on(values["log_bin"]),
+            binlog_of_replicated=on(values["log_slave_updates"]),
+            binlog_row_format=values["binlog_format"].upper() == "ROW",
+            channels=channels,
+            semi_sync=self.semi_sync(ask),
+            activity=self._activity(ask),
+            uptime=timedelta(seconds=int(counters(ask, "Uptime")["uptime"])),
+            parity=tuple(parity),
+        )
+
+    def _channel(self, row: Row) -> Replication:
+        lag = row["Seconds_Behind_Master"]
+        return Replication(
+            channel=str(row.get("Connection_name", "")),
+            source=Address(str(row["Master_Host"]), int(row["Master_Port"])),
+            source_server_id=int(row["Master_Server_Id"]) or None,
+            receiver=thread_state(str(row["Slave_IO_Running"])),
+            applier=thread_state(str(row["Slave_SQL_Running"])),
+            receiver_error=error_text(row["Last_IO_Errno"], row["Last_IO_Error"]),
+            applier_error=error_text(row["Last_SQL_Errno"], row["Last_SQL_Error"]),
+            delay=timedelta(seconds=int(row["SQL_Delay"] or 0)),
+            received=MariadbGtidSet.parse(str(row["Gtid_IO_Pos"] or "")),
+            by_gtid=str(row["Using_Gtid"]) != "No",
+            filters=tuple(f"{name}={row[name]}" for name in _FILTERS if row.get(name)),
+            clock_lag=None if lag is None else timedelta(seconds=int(lag)),
+        )
+
+    def _activity(self, ask: Ask) -> Activity | None:
+        try:
+            transactions = ask(
+                "SELECT p.id, p.user, p.host, TIMESTAMPDIFF(SECOND, t.trx_started, NOW()) AS age_s,"
+                " CONCAT(t.trx_rows_modified, ' rows modified ', COALESCE(LEFT(p.info, 60), '')) AS info"
+                " FROM information_schema.innodb_trx t"
+                " JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id"
+                " WHERE p.id <> CONNECTION_ID() AND p.user <> 'system user'"
+            )
+            running = ask(
+                "SELECT id, user, host, time_ms / 1000 AS age_s, info, state, command"
+                " FROM information_schema.processlist"
+                " WHERE id <> CONNECTION_ID() AND user <> 'system user'"
+            )
+            changes = ask(ONLINE_SCHEMA_CHANGE)
+        except AccessDeniedError:
+            return None
+        online = [
+            {"id": 0, "user": "?", "host": "?", "age_s": 0, "info": f"online schema change: {row['name']}"}
+            for row in changes
+        ]
+        ddl = [r for r in running if is_schema_change(r["info"])]
+        return Activity(
+            transactions=sessions(transactions, "transaction,"),
+            schema_changes=sessions([*ddl, *online]),
+            backups=self._backups(ask, running),
+            commit_waiters=sum("semi-sync ACK" in str(r["state"]) for r in running),
+        )
+
+    def _backups(self, ask: Ask, running: list[Row]) -> tuple[Session, ...]:
+        words = ("BACKUP STAGE", "BACKUP LOCK", "FLUSH TABLES WITH READ LOCK")
+        by_word = [r for r in running if str(r["info"] or "").upper().lstrip().startswith(words)]
+        modes = ", ".join(quoted(mode) for mode in _GLOBAL_LOCKS)
+        try:
+            held = ask(
+                "SELECT p.id, p.user, p.host, p.time AS age_s, m.lock_mode AS info"
+                " FROM information_schema.metadata_lock_info m"
+                " JOIN information_schema.processlist p ON p.id = m.thread_id"
+                f" WHERE m.lock_mode IN ({modes}) AND p.id <> CONNECTION_ID()"
+            )
+        except ServerError:
+            held = []  # the plugin metadata_lock_info is not loaded: only running statements are seen
+        return sessions([*by_word, *held])
+
+    def executed(self, ask: Ask) -> GtidSet:
+        """The binary log's state joined with the replicated position."""
+        row = ask("SELECT @@global.gtid_binlog_state AS state, @@global.gtid_slave_pos AS pos")[0]
+        return _state(str(row["state"]), str(row["pos"]))
+
+    def semi_sync(self, ask: Ask) -> SemiSync:
+        """The semi-sync state and counters."""
+        values = settings(ask, _SEMI_SYNC)
+        status = counters(ask, "Rpl_semi_sync%")
+        return SemiSync(
+            source_enabled=on(values.get("rpl_semi_sync_master_enabled")),
+            source_active=on(status.get("rpl_semi_sync_master_status")),
+            source_clients=int(status.get("rpl_semi_sync_master_clients", 0)),
+            unacknowledged=int(status.get("rpl_semi_sync_master_no_tx", 0)),
+            acknowledged=int(status.get("rpl_semi_sync_master_yes_tx", 0)),
+            after_sync=values.get("rpl_semi_sync_master_wait_point", "").upper() == "AFTER_SYNC",
+            timeout=timedelta(milliseconds=int(values.get("rpl_semi_sync_master_timeout", 0))),
+            replica_enabled=on(values.get("rpl_semi_sync_slave_enabled")),
+            replica_active=on(status.get("rpl_semi_sync_slave_status")),
+        )
+
+    def wait_applied(self, ask: Ask, target: GtidSet, within: timedelta) -> bool:
+        """MASTER_GTID_WAIT in slices; a position that the server wrote itself is covered at once."""
+        position = _mariadb(target).position()
+        left = within.total_seconds()
+        while True:
+            if self.executed(ask).covers(target):
+                return True
+            if left <= 0:
+                return False
+            slice_s = min(left, WAIT_SLICE_S)
+            ask("SELECT MASTER_GTID_WAIT(%s, %s) AS waited", position, slice_s)
+            left -= slice_s
+
+    def halt(self, ask: Ask) -> Halted:
+        """Stop the receiver and read the positions."""
+        ask("STOP SLAVE IO_THREAD")
+        channels = [self._channel(row) for row in ask("SHOW ALL SLAVES STATUS")]
+        executed = self.executed(ask)
+        if not channels:
+            return Halted(received=executed, executed=executed, unfit="it is no replica", broken_applier=True)
+        channel = channels[0]
+        broken = channel.applier is ThreadState.STOPPED
+        unfit = None
+        if broken:
+            unfit = f"its applier is stopped: {channel.applier_error or 'by hand'}"
+        elif channel.delay:
+            unfit = f"it has a configured delay of {channel.delay.total_seconds():.0f} s"
+        return Halted(
+            received=channel.received | executed, executed=executed, unfit=unfit, broken_applier=broken
+        )
+
+    def join(
+        self, ask: Ask, source: Address, account: Login, position: str | None, history: GtidSet | None
+    ) -> None:
+        """Forget what was copied of replication, tell the copy its own history, follow `source` (E30).
+
+        A hot copy carries no binary log, so its gtid_binlog_state is empty: it is set to the source's
+        state as it was at the copy's position, or errant transactions could not be told later.
+        """
+        ask("STOP ALL SLAVES")
+        ask("RESET SLAVE ALL")
+        if position is not None:
+            at = MariadbGtidSet.parse(position)
+            state = _mariadb(history).with_position(at) if history is not None else at
+            ask("RESET MASTER")
+            ask("SET GLOBAL gtid_binlog_state = %s", str(state))
+            ask("SET GLOBAL gtid_slave_pos = %s", at.position())
+        else:
+            ask("SET GLOBAL gtid_slave_pos = %s", _mariadb(self.executed(ask)).position())
+        self.follow(ask, source, account)
+
+    def follow(self, ask: Ask, source: Address, account: Login) -> None:
+        """Replicate from `source` by GTID from the replicated position."""
+        ask("STOP SLAVE")
+        ask(
+            "CHANGE MASTER TO MASTER_HOST=%s, MASTER_PORT=%s, MASTER_USER=%s, MASTER_PASSWORD=%s,"
+            " MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=%s",
+            source.host,
+            source.port,
+            account.user,
+            account.password,
+            CONNECT_RETRY_S,
+        )
+        ask("START SLAVE")
+
+    def resume_replication(self, ask: Ask) -> None:
+        """Start the configured replication threads; already running is fine."""
+        ask("START SLAVE")
+
+    def promote(self, ask: Ask, *, arm_semi_sync: bool) -> None:
+        """Stop applying, arm semi-sync, open. RESET SLAVE ALL costs 10-20 ms and waits for `forget_source`."""
+        ask("STOP SLAVE")
+        if arm_semi_sync:
+            ask("SET GLOBAL rpl_semi_sync_master_enabled = ON")
+        ask("SET GLOBAL read_only = OFF")
+
+    def forget_source(self, ask: Ask) -> None:
+        """Forget the dead master."""
+        ask("STOP SLAVE")
+        ask("RESET SLAVE ALL")
+
+    def close_for_writes(self, ask: Ask, within: timedelta) -> GtidSet:
+        """`read_only` for everybody, a global read lock against privileged sessions (E08), bounded (E09)."""
+        ask("SET SESSION lock_wait_timeout = %s", max(1, int(within.total_seconds())))
+        try:
+            ask("SET GLOBAL read_only = ON")
+            ask("FLUSH TABLES WITH READ LOCK")
+        except ServerError:
+            self.open_for_writes(ask)
+            raise
+        return self.executed(ask)
+
+    def open_for_writes(self, ask: Ask) -> None:
+        """Give the lock back and open."""
+        ask("UNLOCK TABLES")
+        ask("SET GLOBAL read_only = OFF")
+
+
+def _state(binlog_state: str, slave_pos: str) -> GtidSet:
+    return MariadbGtidSet.parse(binlog_state) | MariadbGtidSet.parse(slave_pos)
+
+
+def _mariadb(gtids: GtidSet | None) -> MariadbGtidSet:
+    if not isinstance(gtids, MariadbGtidSet):
+        raise TypeError(f"a MariaDB server cannot use the GTID set {gtids!s} of another flavour")
+    return gtids

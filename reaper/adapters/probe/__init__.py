@@ -1,0 +1,1 @@
+"""The probe: evidence from a client's view, and a load."""

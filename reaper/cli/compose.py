@@ -1,0 +1,123 @@
+"""The one place where adapters are chosen and put together."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import platformdirs
+
+from reaper.adapters.clock import SystemClock
+from reaper.adapters.interrupt import SignalInterrupt
+from reaper.adapters.local import lab
+from reaper.adapters.local.endpoint import LocalEndpoint
+from reaper.adapters.local.fleet import LocalFleet
+from reaper.adapters.local.registry import LabRecord, Registry
+from reaper.adapters.mysql.connection import Connection
+from reaper.adapters.mysql.engines import dialect_of, engine_of, find_engine
+from reaper.adapters.mysql.server import SCHEMA, SqlServer
+from reaper.adapters.store.sqlite import SqliteStore
+from reaper.domain.facts import Instance
+from reaper.domain.plan import Plan
+from reaper.workflow.engine import Engine
+from reaper.workflow.ports import Journal, Probe, World
+
+
+@dataclass(frozen=True)
+class Site:
+    """Everything below one data directory."""
+
+    home: Path
+
+    @cached_property
+    def store(self) -> SqliteStore:
+        """The runs."""
+        return SqliteStore(self.home)
+
+    @property
+    def labs(self) -> Path:
+        """Where labs live."""
+        return self.home / "labs"
+
+    @cached_property
+    def fleet(self) -> LocalFleet:
+        """The provider."""
+        return LocalFleet(self.labs, _engine_of_lab, self.connect)
+
+    def registry(self, name: str) -> Registry:
+        """The book of one lab."""
+        return lab.home_of(self.labs, name)
+
+    def connect(self, cluster: str, instance: Instance) -> SqlServer:
+        """A connection with reaper's own account."""
+        record = self.registry(cluster).read()
+        dialect = dialect_of(record.flavour)
+        logins = record.logins
+        connection = Connection(instance.address, logins.admin, tls=dialect.tls)
+        return SqlServer(instance.id, connection, dialect, logins.replication)
+
+    def endpoint(self, cluster: str) -> LocalEndpoint:
+        """The endpoint of a cluster."""
+        return lab.endpoint_of(self.registry(cluster))
+
+    def start_probe(self, plan: Plan, table: str) -> Probe:
+        """A probe process that writes through the endpoint as an application does."""
+        from reaper.adapters.probe.client import ProbeConfig
+        from reaper.adapters.probe.control import ProcessProbe
+
+        record = self.registry(plan.cluster).read()
+        login = record.application.login()
+        ledgers = self.home / "ledgers"
+        ledgers.mkdir(parents=True, exist_ok=True)
+        return ProcessProbe.start(
+            ProbeConfig(
+                host=lab.LOOPBACK,
+                port=record.endpoint_port,
+                user=login.user,
+                password=login.password,
+                database=SCHEMA,
+                table=table,
+                clients=plan.policy.probe_clients,
+                rate=plan.policy.probe_rate,
+                ledger=str(ledgers / f"{plan.run}.ledger"),
+                tls=dialect_of(record.flavour).tls,
+            )
+        )
+
+    def world(self, journal: Journal, interrupt: SignalInterrupt) -> World:
+        """What the workflow runs against."""
+        return World(
+            fleet=self.fleet,
+            connect=self.connect,
+            endpoint=self.endpoint,
+            start_probe=self.start_probe,
+            lock=self.store.exclusive,
+            clock=SystemClock(),
+            interrupt=interrupt,
+            journal=journal,
+        )
+
+    def lab_up(self, name: str, program: Path | None, nodes: int, check: Callable[[], None]) -> LabRecord:
+        """Make a lab."""
+        registry = self.registry(name)
+        with self.store.exclusive(name):
+            engine = find_engine(program)
+            return lab.up(registry, engine, self.connect, SystemClock(), nodes=nodes, check=check)
+
+    def lab_down(self, name: str) -> tuple[str, ...]:
+        """Remove a lab."""
+        registry = self.registry(name)
+        registry.read()
+        with self.store.exclusive(name):
+            return lab.down(registry)
+
+
+def _engine_of_lab(record: LabRecord) -> Engine:
+    return engine_of(record.flavour, record.server, record.version)
+
+
+def site() -> Site:
+    """The data directory: REAPER_HOME, or the platform's place for an application's data."""
+    named = os.environ.get("REAPER_HOME")
+    return Site(Path(named).absolute() if named else platformdirs.user_data_path("reaper"))

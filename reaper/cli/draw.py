@@ -1,0 +1,65 @@
+"""Choose a victim: the one that was named, or one that is drawn."""
+
+import secrets
+from dataclasses import dataclass
+
+from reaper.adapters.interrupt import SignalInterrupt
+from reaper.cli.compose import Site
+from reaper.cli.journal import announcer
+from reaper.domain.errors import RefusedError, UsageError
+from reaper.domain.facts import ClusterView, InstanceId
+from reaper.domain.plan import Role
+from reaper.planner.draw import Eligible, RoleChoice, draw, eligible_for
+from reaper.planner.shape import OtherShape, classify
+from reaper.workflow.observe import observe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Victim:
+    """Who, and why."""
+
+    view: ClusterView
+    instance: InstanceId
+    why: str
+    seed: int | None
+
+
+def named_victim(site: Site, name: str) -> Victim:
+    """The instance that a person named. UsageError: there is none."""
+    provider, _, rest = name.partition(":")
+    cluster = rest.partition("/")[0]
+    if not cluster or "/" not in rest:
+        raise UsageError(f"{name!r} is no instance: write PROVIDER:CLUSTER/NAME, for example local:lab/n1")
+    view = observe(site.world(announcer(), SignalInterrupt()), cluster)
+    member = view.member(InstanceId(provider, rest))
+    if member is None:
+        known = ", ".join(str(m.instance.id) for m in view.members)
+        raise UsageError(f"{cluster} has no instance {name}: it has {known}")
+    return Victim(view=view, instance=member.instance.id, why=f"kill {name}, named by a person", seed=None)
+
+
+def draw_victim(site: Site, cluster: str | None, choice: RoleChoice, seed: int | None) -> Victim:
+    """Draw among the eligible: living members of clusters with a sound shape. RefusedError: nobody is."""
+    names = (cluster,) if cluster else site.fleet.clusters()
+    if not names:
+        raise UsageError("there is no cluster to draw from: `reaper lab up` makes one on this machine")
+    world = site.world(announcer(), SignalInterrupt())
+    views = {name: observe(world, name) for name in names}
+    pool: list[Eligible] = []
+    excluded: list[str] = []
+    for name, view in views.items():
+        shape = classify(view)
+        if isinstance(shape, OtherShape):
+            excluded.append(f"{name}: {shape.name}: {shape.why}")
+            continue
+        pool.append(Eligible(cluster=name, instance=shape.master.instance.id, role=Role.MASTER))
+        pool += [Eligible(cluster=name, instance=r.instance.id, role=Role.REPLICA) for r in shape.replicas]
+    eligible = eligible_for(tuple(pool), choice)
+    if not eligible:
+        raise RefusedError(
+            "nobody is eligible: " + ("; ".join(excluded) or f"no {choice} in {', '.join(names)}")
+        )
+    used = secrets.randbelow(2**31) if seed is None else seed
+    drawn = draw(eligible, seed=used)
+    why = f"drew {drawn.instance} ({drawn.role}) out of {len(eligible)} eligible (role {choice}, seed {used})"
+    return Victim(view=views[drawn.cluster], instance=drawn.instance, why=why, seed=used)

@@ -1,0 +1,128 @@
+"""Announce a run while it goes: to a person at a terminal, to a log otherwise."""
+
+import sys
+
+from rich.console import Console
+from rich.status import Status
+
+from reaper.cli.logging import logger
+from reaper.domain.plan import Plan
+from reaper.domain.verdict import Event, EventKind, GuardVerdict, Ruling, RunState, RunVerdict
+from reaper.workflow.ports import Journal
+
+
+class Fan:
+    """One journal that passes everything on to several, the record first."""
+
+    def __init__(self, *journals: Journal) -> None:
+        self._journals = journals
+
+    def begin(self, plan: Plan) -> None:
+        """A run is born."""
+        for journal in self._journals:
+            journal.begin(plan)
+
+    def guards(self, run: str, verdicts: tuple[GuardVerdict, ...]) -> None:
+        """What the guards said."""
+        for journal in self._journals:
+            journal.guards(run, verdicts)
+
+    def event(self, run: str, event: Event) -> None:
+        """One line of the timeline."""
+        for journal in self._journals:
+            journal.event(run, event)
+
+    def end(self, run: str, state: RunState, verdict: RunVerdict | None, message: str) -> None:
+        """A run is over."""
+        for journal in self._journals:
+            journal.end(run, state, verdict, message)
+
+
+class TerminalJournal:
+    """One line per finished step, a spinner for the one that runs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._status: Status | None = None
+
+    def begin(self, plan: Plan) -> None:
+        """A run is born."""
+        self._console.print(f"[bold]{plan.run}[/]: {plan.why}", highlight=False)
+
+    def guards(self, _run: str, verdicts: tuple[GuardVerdict, ...]) -> None:
+        """What the guards said: the refusals, or that there is none."""
+        self._quiet()
+        refused = [v for v in verdicts if v.ruling is Ruling.REFUSE]
+        for verdict in refused:
+            self._line("[red]refuse[/]", verdict.guard, None, verdict.reason)
+        if not refused:
+            self._line("[green]  go  [/]", "guards", None, f"{len(verdicts)} guards passed")
+
+    def event(self, _run: str, event: Event) -> None:
+        """A step started, ended, failed, or has something to say."""
+        self._quiet()
+        took = None if event.took_ns is None else event.took_ns / 1e6
+        match event.kind:
+            case EventKind.STARTED:
+                self._status = self._console.status(f"{event.step}: {event.detail}")
+                self._status.start()
+            case EventKind.DONE:
+                self._line("[green] done [/]", event.step, took, event.detail)
+            case EventKind.FAILED:
+                self._line("[red]failed[/]", event.step, took, event.detail)
+            case EventKind.NOTE:
+                self._line(" note ", event.step, None, event.detail)
+
+    def end(self, _run: str, _state: RunState, _verdict: RunVerdict | None, _message: str) -> None:
+        """A run is over; the verdict is rendered by the command."""
+        self._quiet()
+
+    def _quiet(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def _line(self, mark: str, step: str, took_ms: float | None, detail: str) -> None:
+        shown = (
+            "" if took_ms is None else f"{took_ms:.1f} ms" if took_ms < 1000 else f"{took_ms / 1000:.2f} s"
+        )
+        self._console.print(f"{mark} {step:<10} {shown:>9}  {detail}", highlight=False, soft_wrap=True)
+
+
+class LogJournal:
+    """One log event per step."""
+
+    def begin(self, plan: Plan) -> None:
+        """A run is born."""
+        logger().info("run begins", run=plan.run, cluster=plan.cluster, victim=str(plan.victim), why=plan.why)
+
+    def guards(self, run: str, verdicts: tuple[GuardVerdict, ...]) -> None:
+        """What each guard said."""
+        for v in verdicts:
+            say = logger().info if v.ruling is Ruling.GO else logger().warning
+            say("guard", run=run, guard=v.guard, ruling=v.ruling.value, reason=v.reason)
+
+    def event(self, run: str, event: Event) -> None:
+        """A step started, ended, failed, or has something to say."""
+        took = None if event.took_ns is None else round(event.took_ns / 1e6, 3)
+        say = logger().error if event.kind is EventKind.FAILED else logger().info
+        say("step", run=run, step=event.step, kind=event.kind.value, took_ms=took, detail=event.detail)
+
+    def end(self, run: str, state: RunState, verdict: RunVerdict | None, message: str) -> None:
+        """A run is over."""
+        good = verdict is not None and verdict.good
+        say = logger().info if good else logger().error
+        say(
+            "run ends",
+            run=run,
+            state=state.value,
+            message=message,
+            faults=list(verdict.faults) if verdict else [],
+        )
+
+
+def announcer() -> Journal:
+    """For a person if stderr is a terminal, a log otherwise."""
+    if sys.stderr.isatty():
+        return TerminalJournal(Console(stderr=True))
+    return LogJournal()

@@ -1,0 +1,39 @@
+"""Logs: readable on a terminal, JSON otherwise, without secrets."""
+
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+_SECRET_WORDS = ("password", "secret", "token", "credential")
+HIDDEN = "(hidden)"
+
+
+def hide_secrets(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Blank every value whose key names a secret, at any depth."""
+    for key, value in event.items():
+        if any(word in str(key).lower() for word in _SECRET_WORDS):
+            event[key] = HIDDEN
+        elif isinstance(value, MutableMapping):
+            event[key] = hide_secrets(_logger, _method, value)
+    return event
+
+
+def configure() -> None:
+    """Set structlog up: to stderr, so that stdout stays for results."""
+    terminal = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            hide_secrets,
+            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+    )
+
+
+def logger() -> Any:
+    """The program's logger."""
+    return structlog.get_logger()

@@ -1,0 +1,53 @@
+"""One run, whole."""
+
+from typing import Any
+
+from reaper.adapters.store.sqlite import RunRecord, SqliteStore
+from reaper.cli.render import guards_table, plan_table, timeline_table, verdict_panel
+from reaper.cli.runs import Output, as_json, console, print_json
+from reaper.domain.plan import Plan
+from reaper.domain.verdict import Event, GuardVerdict, RunVerdict
+
+
+def run_as_json(record: RunRecord) -> dict[str, Any]:
+    """A run for a machine."""
+    return {
+        "run": record.run,
+        "cluster": record.cluster,
+        "state": "interrupted" if record.interrupted else record.state.value,
+        "began": record.began.isoformat(),
+        "ended": record.ended.isoformat() if record.ended else None,
+        "message": record.message,
+        "good": bool(record.verdict and record.verdict.good),
+        "verdict": as_json(RunVerdict, record.verdict) if record.verdict else None,
+        "plan": as_json(Plan, record.plan),
+    }
+
+
+def show_run(store: SqliteStore, name: str, output: Output) -> None:
+    """Print a run's plan, guards, timeline and verdict."""
+    record = store.run(name)
+    events, verdicts = store.timeline(record.run), store.verdicts(record.run)
+    if output is Output.JSON:
+        print_json(
+            run_as_json(record)
+            | {
+                "guards": [as_json(tuple[GuardVerdict, ...], v) for v in verdicts],
+                "timeline": [as_json(Event, e) for e in events],
+            }
+        )
+        return
+    out = console()
+    out.print(plan_table(record.plan))
+    for asked in verdicts:
+        out.print("\n[bold]guards[/]")
+        out.print(guards_table(asked))
+    out.print("\n[bold]timeline[/]")
+    out.print(timeline_table(events))
+    out.print()
+    if record.verdict:
+        out.print(verdict_panel(record.plan, record.verdict))
+    elif record.interrupted:
+        out.print("[bold red]interrupted[/]: the process that ran it is gone; look at `reaper status`")
+    else:
+        out.print(f"[bold]{record.state.value}[/]: {record.message or 'no verdict yet'}")

@@ -1,0 +1,1 @@
+"""Decisions as total functions: domain values in, domain values out."""

@@ -1,0 +1,382 @@
+"""Guards: what must be true before anything is built and, on fresh facts, right before the kill.
+
+Each guard is a function of a Case. It rules `go` or `refuse`, with the reason, the evidence and the
+culprit. What cannot be evaluated refuses (I10).
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from reaper.domain.facts import (
+    ClusterView,
+    InstanceId,
+    InstanceState,
+    Member,
+    Openness,
+    Replication,
+    Session,
+    Soak,
+    ThreadState,
+)
+from reaper.domain.plan import Replacement
+from reaper.domain.policy import FailoverBy, KillMode, Loss, Policy
+from reaper.domain.verdict import GuardVerdict, Ruling
+from reaper.planner.shape import MasterWithReplicas, OtherShape, Shape, classify, living
+
+
+class Moment(StrEnum):
+    """When the guards are asked."""
+
+    PLAN = "plan"  # before anything is built; also the dry run
+    KILL = "kill"  # everything is built, the trigger is next
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Everything a guard may look at."""
+
+    view: ClusterView
+    soak: Soak
+    victim: InstanceId
+    policy: Policy
+    replacement: Replacement
+    moment: Moment
+    snapshot_from: InstanceId | None
+    heir: InstanceId | None = None  # the prepared replacement, at the moment of the kill
+
+    @property
+    def shape(self) -> Shape:
+        """The cluster's shape."""
+        return classify(self.view)
+
+    @property
+    def kills_master(self) -> bool:
+        """True if the victim is the master of the supported shape."""
+        shape = self.shape
+        return isinstance(shape, MasterWithReplicas) and shape.master.instance.id == self.victim
+
+
+Guard = Callable[[Case], GuardVerdict]
+
+# A semi-sync time-out below this falls back to asynchronous during an ordinary hiccup (E02). Ten
+# seconds is the servers' default (rpl_semi_sync_*_timeout in both manuals).
+SHORTEST_SEMI_SYNC_TIMEOUT = timedelta(seconds=10)
+# A prepared copy needs the source's bytes once, plus what the source writes meanwhile.
+SNAPSHOT_HEADROOM = 1.2
+SNAPSHOT_MARGIN_BYTES = 256 * 1024 * 1024
+
+
+def _go(guard: str, reason: str, *evidence: str) -> GuardVerdict:
+    return GuardVerdict(guard=guard, ruling=Ruling.GO, reason=reason, evidence=evidence)
+
+
+def _refuse(guard: str, reason: str, *evidence: str) -> GuardVerdict:
+    return GuardVerdict(guard=guard, ruling=Ruling.REFUSE, reason=reason, evidence=evidence)
+
+
+def _ms(span: timedelta) -> str:
+    return f"{span / timedelta(milliseconds=1):.0f} ms"
+
+
+def guard_shape(case: Case) -> GuardVerdict:
+    """One writable master with replicas of depth one, and the victim is a living member (E17)."""
+    shape = case.shape
+    if isinstance(shape, OtherShape):
+        return _refuse("shape", f"{shape.name}: {shape.why}")
+    victim = case.view.member(case.victim)
+    if victim is None or victim not in living(case.view):
+        return _refuse("shape", f"{case.victim} is not a living member of {case.view.name}")
+    replicas = ", ".join(m.instance.id.short for m in shape.replicas)
+    return _go("shape", f"master {shape.master.instance.id.short}, replicas {replicas}")
+
+
+def guard_replicas(case: Case) -> GuardVerdict:
+    """Every surviving replica receives and applies, by GTID, without error, delay or filter (E06, E18)."""
+    faults = []
+    for m in _survivors(case):
+        for channel in m.facts.channels if m.facts else ():
+            faults += [f"{m.instance.id.short}: {fault}" for fault in _channel_faults(channel)]
+    if faults:
+        return _refuse("replicas", faults[0], *faults[1:])
+    return _go("replicas", "all receive and apply by GTID, without error, delay or filter")
+
+
+def _channel_faults(channel: Replication) -> list[str]:
+    faults = []
+    if channel.receiver is not ThreadState.RUNNING:
+        faults.append(
+            f"receiver is {channel.receiver}"
+            + (f": {channel.receiver_error}" if channel.receiver_error else "")
+        )
+    if channel.applier is not ThreadState.RUNNING:
+        faults.append(
+            f"applier is {channel.applier}" + (f": {channel.applier_error}" if channel.applier_error else "")
+        )
+    if channel.delay:
+        faults.append(f"configured delay of {channel.delay.total_seconds():.0f} s")
+    if not channel.by_gtid:
+        faults.append("replicates by file and offset, not by GTID")
+    if channel.filters:
+        faults.append("replication filter " + ", ".join(channel.filters))
+    return faults
+
+
+def guard_lag(case: Case) -> GuardVerdict:
+    """Every surviving replica applied the master's position within the policy's lag, measured, not by clocks (E31)."""
+    evidence = []
+    for m in _survivors(case):
+        if not (m.facts and m.facts.channels):
+            continue
+        name, took = m.instance.id.short, case.soak.caught_up.get(m.instance.id)
+        behind = case.soak.distance.get(m.instance.id)
+        if took is None:
+            shown = "an unknown number of" if behind is None else str(behind)
+            return _refuse(
+                "lag",
+                f"{name} is {shown} transactions behind and did not catch up within {_ms(case.policy.max_lag)}",
+            )
+        if took > case.policy.max_lag:
+            return _refuse("lag", f"{name} took {_ms(took)}, more than {_ms(case.policy.max_lag)}")
+        evidence.append(f"{name}: {behind} transactions behind, applied after {_ms(took)}")
+    if case.soak.marker is None:
+        return _go(
+            "lag",
+            "every replica applied the master's position",
+            *evidence,
+            "marker row: not written (dry run)",
+        )
+    for instance, took in case.soak.marker.arrived.items():
+        if took is None or took > case.policy.max_lag:
+            return _refuse(
+                "lag", f"the marker row did not arrive on {instance.short} within {_ms(case.policy.max_lag)}"
+            )
+        evidence.append(f"{instance.short}: marker row visible after {_ms(took)}")
+    return _go("lag", "every replica applied the master's position and shows the marker row", *evidence)
+
+
+def guard_semi_sync(case: Case) -> GuardVerdict:
+    """Semi-sync is really on: armed, acknowledged during the watch, not falling back (I3, E02)."""
+    if case.policy.loss is Loss.ACCEPTED:
+        return _go("semi-sync", "the policy accepts the loss of acknowledged writes; the report counts them")
+    before, after = case.soak.before, case.soak.after
+    if before is None or after is None:
+        return _refuse("semi-sync", "the master's semi-sync state could not be read")
+    why = "acknowledged writes could be lost; repair it, or say that loss is accepted"
+    if not after.source_enabled:
+        return _refuse("semi-sync", f"not enabled on the master: {why}")
+    if not after.source_active:
+        return _refuse(
+            "semi-sync", f"fallen back to asynchronous: {why}", f"{after.source_clients} replicas attached"
+        )
+    if after.source_clients < 1:
+        return _refuse("semi-sync", f"no replica acknowledges: {why}")
+    if not after.after_sync:
+        return _refuse("semi-sync", f"waits after the engine commit (AFTER_COMMIT): {why}")
+    if after.timeout < SHORTEST_SEMI_SYNC_TIMEOUT:
+        return _refuse(
+            "semi-sync", f"its time-out of {_ms(after.timeout)} is short enough to fall back: {why}"
+        )
+    grown = after.unacknowledged - before.unacknowledged
+    if grown != 0:
+        return _refuse(
+            "semi-sync", f"{grown} commits went unacknowledged during {_ms(case.soak.window)}: {why}"
+        )
+    evidence = [
+        f"{after.source_clients} replicas acknowledge, {after.acknowledged - before.acknowledged} commits "
+        f"acknowledged and 0 not, in {_ms(case.soak.window)}"
+    ]
+    if case.soak.marker is not None:
+        if case.soak.marker.committed_in is None:
+            return _refuse(
+                "semi-sync", f"the marker write was not acknowledged within {_ms(case.policy.max_lag)}"
+            )
+        evidence.append(f"marker write acknowledged in {_ms(case.soak.marker.committed_in)}")
+    return _go("semi-sync", "on and acknowledging", *evidence)
+
+
+def guard_errant(case: Case) -> GuardVerdict:
+    """No replica holds a transaction that the master lacks (E01)."""
+    shape = case.shape
+    if isinstance(shape, OtherShape) or shape.master.facts is None:
+        return _refuse("errant", "the master's executed set is unknown")
+    for m in shape.replicas:
+        beyond = m.facts.executed.beyond(shape.master.facts.executed) if m.facts else ()
+        if beyond:
+            return _refuse(
+                "errant",
+                f"{m.instance.id.short} executed {', '.join(map(str, beyond))}, which the master never had; "
+                "rebuild that replica",
+            )
+    return _go("errant", "no replica executed anything that the master did not")
+
+
+def guard_copies(case: Case) -> GuardVerdict:
+    """Enough copies, and somebody to acknowledge, are left after the kill (I1, E24)."""
+    copies = [m.instance.id.short for m in living(case.view) if m.facts]
+    built = case.moment is Moment.PLAN and case.replacement is Replacement.BEFORE
+    left = len(copies) - 1 + (1 if built else 0)
+    counted = f"{len(copies)} now ({', '.join(copies)})" + (", 1 is built before the kill" if built else "")
+    if left < case.policy.min_copies:
+        return _refuse(
+            "copies",
+            f"{left} would be left after the kill, the policy wants {case.policy.min_copies}",
+            counted,
+        )
+    acknowledgers = left - 1
+    if case.policy.loss is Loss.FORBIDDEN and acknowledgers < 1:
+        return _refuse("copies", "no replica would be left to acknowledge the new master's writes", counted)
+    return _go("copies", f"{left} left after the kill, {acknowledgers} to acknowledge", counted)
+
+
+def guard_activity(case: Case) -> GuardVerdict:
+    """Nothing long or unrepeatable runs on the victim or the heir (E09, E10)."""
+    for instance in [i for i in (case.victim, case.heir, case.snapshot_from) if i]:
+        member = case.view.member(instance)
+        activity = member.facts.activity if member and member.facts else None
+        if activity is None:
+            return _refuse(
+                "activity",
+                f"what runs on {instance.short} could not be read (the PROCESS privilege is needed)",
+            )
+        if activity.schema_changes:
+            return _refuse("activity", f"schema change on {instance.short}: {activity.schema_changes[0]}")
+        if activity.backups:
+            return _refuse("activity", f"backup or global lock on {instance.short}: {activity.backups[0]}")
+        old = _older(activity.transactions, case.policy.max_transaction_age)
+        if old and instance == case.victim:
+            return _refuse("activity", f"old transaction on {instance.short}: {old}")
+    return _go("activity", "no old transaction, schema change, backup or global lock")
+
+
+def _older(transactions: tuple[Session, ...], limit: timedelta) -> Session | None:
+    return next((s for s in transactions if s.age > limit), None)
+
+
+def guard_disk(case: Case) -> GuardVerdict:
+    """The snapshot and the replacement fit on the disk (E28)."""
+    if case.snapshot_from is None or case.moment is Moment.KILL:
+        return _go("disk", "nothing more is built before the kill")
+    source = case.view.member(case.snapshot_from)
+    if source is None or source.instance.data_bytes is None or source.instance.free_bytes is None:
+        return _refuse("disk", f"the size of {case.snapshot_from.short} or the free space is unknown")
+    need = int(source.instance.data_bytes * SNAPSHOT_HEADROOM) + SNAPSHOT_MARGIN_BYTES
+    free = source.instance.free_bytes
+    sizes = f"{source.instance.data_bytes / 2**20:.0f} MiB of data, {free / 2**20:.0f} MiB free"
+    if need > free:
+        return _refuse(
+            "disk",
+            f"the replacement needs {need / 2**20:.0f} MiB: free some, or move the data directory",
+            sizes,
+        )
+    return _go("disk", "the replacement fits", sizes)
+
+
+def guard_identity(case: Case) -> GuardVerdict:
+    """Server ids and UUIDs are unique, quarantined members included (E14, E29)."""
+    ids = Counter(m.instance.server_id for m in case.view.members)
+    twice = [i for i, n in ids.items() if n > 1]
+    if twice:
+        return _refuse("identity", f"server id {twice[0]} is used twice")
+    uuids = Counter(m.facts.server_uuid for m in living(case.view) if m.facts and m.facts.server_uuid)
+    same = [u for u, n in uuids.items() if n > 1]
+    if same:
+        return _refuse("identity", f"server_uuid {same[0]} is used twice (a copied auto.cnf)")
+    for m in living(case.view):
+        if m.facts and m.facts.server_id != m.instance.server_id:
+            return _refuse(
+                "identity",
+                f"{m.instance.id.short} runs with server id {m.facts.server_id}, registered as {m.instance.server_id}",
+            )
+    return _go("identity", "every server id and UUID is unique")
+
+
+def guard_settings(case: Case) -> GuardVerdict:
+    """Every member can be a master and agrees with the others on what matters (E08, E18, E20)."""
+    members = [m for m in living(case.view) if m.facts]
+    for m in members:
+        facts, name = m.facts, m.instance.id.short
+        if facts is None:
+            continue
+        wanted = (
+            (facts.binlog, "has no binary log"),
+            (facts.binlog_of_replicated, "does not log what it replicates"),
+            (facts.binlog_row_format, "does not log in row format"),
+            (facts.gtid_strict, "does not enforce GTID order"),
+        )
+        for good, fault in wanted:
+            if not good:
+                return _refuse("settings", f"{name} {fault}")
+        if facts.channels and facts.openness is Openness.OPEN:
+            return _refuse("settings", f"{name} is a replica and accepts writes")
+    values: dict[str, dict[str, list[str]]] = {}
+    for m in members:
+        for key, value in m.facts.parity if m.facts else ():
+            values.setdefault(key, {}).setdefault(value, []).append(m.instance.id.short)
+    differing = {k: v for k, v in values.items() if len(v) > 1}
+    if differing:
+        lines = [
+            f"{k}: " + "; ".join(f"{v} on {', '.join(who)}" for v, who in vs.items())
+            for k, vs in differing.items()
+        ]
+        return _refuse("settings", f"the members differ in {lines[0]}", *lines[1:])
+    return _go("settings", "binary log, GTID order, row format, and parity agree on every member")
+
+
+def guard_endpoint(case: Case) -> GuardVerdict:
+    """Applications reach the master through the endpoint, so the probe measures what they see (E22)."""
+    if not case.kills_master:
+        return _go("endpoint", "the victim is not where applications write")
+    if case.view.endpoint is None or case.view.endpoint_target is None:
+        return _refuse("endpoint", "the endpoint does not say where it leads; restart it")
+    member = case.view.at(case.view.endpoint_target)
+    if member is None or member.instance.id != case.victim:
+        return _refuse(
+            "endpoint", f"{case.view.endpoint} leads to {case.view.endpoint_target}, not to the master"
+        )
+    return _go("endpoint", f"{case.view.endpoint} leads to the master")
+
+
+def guard_mode(case: Case) -> GuardVerdict:
+    """The kill mode fits who is killed and who promotes."""
+    mode, policy = case.policy.mode, case.policy
+    victim = case.view.member(case.victim)
+    if victim and victim.instance.state is InstanceState.FROZEN:
+        return _refuse("mode", f"{case.victim.short} is already frozen")
+    if mode is KillMode.DRAIN and not case.kills_master:
+        return _refuse("mode", "drain is for a master; kill a replica by crash, terminate or freeze")
+    if mode is KillMode.DRAIN and policy.failover is FailoverBy.OBSERVE:
+        return _refuse("mode", "drain closes the master for writes, which is no rehearsal of a failover tool")
+    return _go("mode", f"{mode}, failover by {policy.failover}")
+
+
+GUARDS: tuple[Guard, ...] = (
+    guard_shape,
+    guard_replicas,
+    guard_lag,
+    guard_semi_sync,
+    guard_errant,
+    guard_copies,
+    guard_activity,
+    guard_disk,
+    guard_identity,
+    guard_settings,
+    guard_endpoint,
+    guard_mode,
+)
+
+
+def judge(case: Case) -> tuple[GuardVerdict, ...]:
+    """Ask every guard, so that a person sees all refusals at once."""
+    return tuple(guard(case) for guard in GUARDS)
+
+
+def refusals(verdicts: tuple[GuardVerdict, ...]) -> tuple[GuardVerdict, ...]:
+    """The verdicts that refuse."""
+    return tuple(v for v in verdicts if v.ruling is Ruling.REFUSE)
+
+
+def _survivors(case: Case) -> tuple[Member, ...]:
+    return tuple(m for m in living(case.view) if m.instance.id != case.victim)

@@ -1,0 +1,137 @@
+"""Turn a decision into the ordered steps of a plan."""
+
+from dataclasses import dataclass
+
+from reaper.domain.facts import ClusterView, InstanceId, InstanceState, ThreadState
+from reaper.domain.plan import Phase, Plan, PlannedStep, Replacement, Role, StepName
+from reaper.domain.policy import FailoverBy, KillMode, Policy
+from reaper.planner.shape import MasterWithReplicas, classify, living
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What somebody asked for, and the names that the run derives everything from."""
+
+    run: str
+    victim: InstanceId
+    policy: Policy
+    replacement: Replacement
+    why: str
+    seed: int | None = None
+
+
+def snapshot_source(view: ClusterView, *, spare: InstanceId) -> InstanceId | None:
+    """The replica to copy: applying, without error, most free space; never the victim (`spare`). None: nobody."""
+    fit = [
+        m
+        for m in living(view)
+        if m.facts
+        and m.instance.id != spare
+        and m.instance.state is InstanceState.RUNNING
+        and m.facts.channels
+        and all(c.applier is ThreadState.RUNNING and not c.applier_error for c in m.facts.channels)
+    ]
+    fit.sort(key=lambda m: (-(m.instance.free_bytes or 0), m.instance.server_id))
+    return fit[0].instance.id if fit else None
+
+
+def role_of(view: ClusterView, instance: InstanceId) -> Role:
+    """Master or replica; in a shape that is refused anyway, whoever replicates from nobody is a master."""
+    shape = classify(view)
+    if isinstance(shape, MasterWithReplicas):
+        return Role.MASTER if shape.master.instance.id == instance else Role.REPLICA
+    member = view.member(instance)
+    return Role.REPLICA if member and member.facts and member.facts.channels else Role.MASTER
+
+
+def make_plan(view: ClusterView, request: Request) -> Plan:
+    """The plan of a rotation (replacement before the kill) or of a kill (replacement after it, or none)."""
+    role = role_of(view, request.victim)
+    source = None if request.replacement is Replacement.NONE else snapshot_source(view, spare=request.victim)
+    build = _build(request, source)
+    steps: list[PlannedStep] = []
+    if request.replacement is Replacement.BEFORE:
+        steps += [PlannedStep(name=n, phase=Phase.PREPARE, what=w) for n, w in build]
+    steps += _cutover(request, role)
+    steps.append(
+        PlannedStep(name=StepName.SETTLE, phase=Phase.RETIRE, what="check the topology and the ledger")
+    )
+    if request.replacement is Replacement.AFTER:
+        steps += [PlannedStep(name=n, phase=Phase.RETIRE, what=w) for n, w in build]
+    steps += _retire(request)
+    return Plan(
+        run=request.run,
+        cluster=view.name,
+        victim=request.victim,
+        role=role,
+        replacement=request.replacement,
+        snapshot_from=source,
+        size=len(living(view)),
+        policy=request.policy,
+        why=request.why,
+        seed=request.seed,
+        steps=tuple(steps),
+    )
+
+
+def _build(request: Request, source: InstanceId | None) -> list[tuple[StepName, str]]:
+    if request.replacement is Replacement.NONE:
+        return []
+    heir = f"{request.run}-heir"
+    return [
+        (StepName.SNAPSHOT, f"snapshot {source.short if source else 'a replica'} as {request.run}-snap"),
+        (StepName.LAUNCH, f"launch {heir} from it: read-only, replication not started"),
+        (StepName.JOIN, f"{heir} joins replication by GTID and catches up"),
+        (StepName.WARM, f"{heir} loads the page list of the source, if the snapshot carries one"),
+        (StepName.VERIFY, f"{heir} has the schema, the marker row and the settings of the others"),
+    ]
+
+
+def _cutover(request: Request, role: Role) -> list[PlannedStep]:
+    victim, policy = request.victim.short, request.policy
+    how = {
+        KillMode.CRASH: "SIGKILL or forced stop",
+        KillMode.TERMINATE: "the provider's terminate call",
+        KillMode.FREEZE: "SIGSTOP, then fenced",
+        KillMode.DRAIN: "after draining",
+    }[policy.mode]
+    parts: list[tuple[StepName, str]] = []
+    if role is Role.MASTER:
+        parts.append(
+            (
+                StepName.PROBE,
+                f"{policy.probe_clients} clients write {policy.probe_rate:g} rows/s through the endpoint",
+            )
+        )
+    if policy.mode is KillMode.DRAIN:
+        parts.append((StepName.DRAIN, f"{victim} becomes read-only, the replicas apply all of it"))
+    parts.append((StepName.KILL, f"kill {victim} ({role}): {how}"))
+    if role is Role.REPLICA:
+        parts.append((StepName.FENCE, f"prove that {victim} is dead"))
+    elif policy.failover is FailoverBy.OBSERVE:
+        within = policy.failover_within.total_seconds()
+        parts.append((StepName.WATCH, f"the site's own tool has {within:g} s to bring writes back"))
+    else:
+        parts += [
+            (StepName.FENCE, f"prove that {victim} is dead, stop every receiver"),
+            (StepName.ELECT, "the heir holds everything that any replica received"),
+            (StepName.APPLY, f"the heir applies all of it, within {policy.apply_within.total_seconds():g} s"),
+            (StepName.PROMOTE, "arm semi-sync, open the heir for writes"),
+            (StepName.REPOINT, "the other replicas follow the heir by GTID"),
+            (StepName.REROUTE, "the endpoint leads to the heir; read back"),
+        ]
+    return [PlannedStep(name=n, phase=Phase.CUTOVER, what=w) for n, w in parts]
+
+
+def _retire(request: Request) -> list[PlannedStep]:
+    victim, hours = request.victim.short, request.policy.quarantine
+    kept = f"for {hours}" if hours else "until the end of this run"
+    parts = [
+        (StepName.QUARANTINE, f"{victim} is never started again; its files are kept {kept}"),
+        (
+            StepName.RETIRE,
+            f"delete {victim}" + (" when the quarantine is over (reaper retire)" if hours else ""),
+        ),
+        (StepName.FORGET, "remove the snapshot, the probe's table and the marker row"),
+    ]
+    return [PlannedStep(name=n, phase=Phase.RETIRE, what=w) for n, w in parts]

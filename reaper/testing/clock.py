@@ -1,0 +1,134 @@
+"""A clock that only moves while everybody waits, so that a simulated world is deterministic.
+
+The workflow waits in several threads at once (its thread pools). Simulated time must not run on while
+one of them still works, or a thread that was merely slow to start would find the deadline passed. So
+time advances only when every thread is parked: waiting in this clock, for a lock, for a future, or
+idle in a pool. Then it jumps from event to event; each event runs under the clock's lock.
+"""
+
+import heapq
+import sys
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from types import FrameType
+
+_SETTLE_S = 0.0003  # real time in which a thread that was just woken shows that it runs
+_HUNG_S = 30.0  # real time after which a wait of this clock is a mistake in a test
+_PARKED = {  # functions of the standard library in which a thread waits for another one
+    "threading.py": frozenset({"wait", "join", "_wait_for_tstate_lock"}),
+    "thread.py": frozenset({"_worker"}),
+}
+
+
+def nanoseconds(span: timedelta) -> int:
+    """A span as whole nanoseconds."""
+    return span // timedelta(microseconds=1) * 1000
+
+
+class _Waiter:
+    def __init__(self, ready: Callable[[], bool], deadline_ns: int) -> None:
+        self.thread = threading.get_ident()
+        self.ready = ready
+        self.deadline_ns = deadline_ns
+        self.woken = False
+
+
+class FakeClock:
+    """Wall and monotonic time of a simulated world. Safe to use from several threads.
+
+    `lock` guards the whole world: who reads or changes simulated state holds it. Waiting releases it.
+    """
+
+    def __init__(self, start: datetime = datetime(2026, 3, 2, 3, 0, tzinfo=UTC)) -> None:
+        self.lock = threading.Condition(threading.RLock())
+        self._start = start
+        self._now_ns = 0
+        self._events: list[tuple[int, int, Callable[[], None]]] = []
+        self._scheduled = 0
+        self._waiters: list[_Waiter] = []
+
+    def now(self) -> datetime:
+        """The wall time, aware, UTC."""
+        return self._start + timedelta(microseconds=self._now_ns // 1000)
+
+    def monotonic_ns(self) -> int:
+        """Nanoseconds since the clock was made, plus an hour, so that 0 is never a real moment."""
+        return self._now_ns + 3600 * 10**9
+
+    def sleep(self, span: timedelta) -> None:
+        """Wait, and let the world go on meanwhile."""
+        self.wait(lambda: False, span)
+
+    def after(self, span: timedelta, action: Callable[[], None]) -> None:
+        """Run an action that long from now, in whichever thread then advances the clock."""
+        with self.lock:
+            self._scheduled += 1
+            heapq.heappush(self._events, (self._now_ns + nanoseconds(span), self._scheduled, action))
+
+    def wait(self, ready: Callable[[], bool], within: timedelta) -> bool:
+        """Wait until `ready()`; False: not within the time. `ready` is called under the lock."""
+        with self.lock:
+            me = _Waiter(ready, self._now_ns + max(0, nanoseconds(within)))
+            self._waiters.append(me)
+            try:
+                return self._wait(me)
+            finally:
+                self._waiters.remove(me)
+                self.lock.notify_all()
+
+    def _wait(self, me: _Waiter) -> bool:
+        idle = 0
+        while True:
+            if me.ready():
+                return True
+            if self._now_ns >= me.deadline_ns:
+                return False
+            me.woken = False
+            before = self._now_ns
+            if self._settled() and self._now_ns == before:
+                idle = 0
+                self._advance()
+                continue
+            idle += 1
+            if idle * _SETTLE_S > _HUNG_S:
+                raise AssertionError("a thread that never waits keeps the simulated time from advancing")
+
+    def _advance(self) -> None:
+        """Jump to the next event or deadline; stop at each moment that wakes somebody."""
+        limit = min(w.deadline_ns for w in self._waiters)
+        while True:
+            if self._events and self._events[0][0] <= limit:
+                at, _, action = heapq.heappop(self._events)
+                self._now_ns = max(self._now_ns, at)
+                action()
+            else:
+                self._now_ns = limit
+            for waiter in self._waiters:
+                waiter.woken = self._now_ns >= waiter.deadline_ns or waiter.ready()
+            if any(w.woken for w in self._waiters):
+                self.lock.notify_all()
+                return
+
+    def _settled(self) -> bool:
+        """True if every other thread is parked, looked at twice. Releases the lock between the looks."""
+        for look in range(2):
+            frames = sys._current_frames()
+            mine = threading.get_ident()
+            others = {i: f for i, f in frames.items() if i != mine}
+            waiting = {w.thread for w in self._waiters if not w.woken}
+            if not all(i in waiting or _is_parked(f) for i, f in others.items()) or any(
+                w.woken and w.thread != mine for w in self._waiters
+            ):
+                self.lock.wait(_SETTLE_S)
+                return False
+            if not others:
+                return True
+            if look == 0:
+                self.lock.wait(_SETTLE_S)
+        return True
+
+
+def _is_parked(frame: FrameType) -> bool:
+    code = frame.f_code
+    return code.co_name in _PARKED.get(code.co_filename.rsplit("/", 1)[-1], ())

@@ -1,0 +1,66 @@
+"""Faults on order: a call that fails, a call whose answer is lost, something that happens just before a call."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+
+from reaper.domain.errors import ReaperError, ServerError
+
+
+class When(StrEnum):
+    """Where in the call a fault strikes."""
+
+    BEFORE = "before"  # nothing was done
+    AFTER = "after"  # it was done, and the answer was lost (E26)
+
+
+@dataclass(kw_only=True)
+class _Fault:
+    method: str
+    who: str
+    times: int
+    when: When
+    strike: Callable[[], None]
+
+
+class Faults:
+    """Which calls of the doubles fail. `who` is an instance's short name, a cluster, a snapshot, or `*`."""
+
+    def __init__(self) -> None:
+        self._faults: list[_Fault] = []
+        self.calls: list[tuple[str, str]] = []  # every call so far, in order
+
+    def fail(
+        self,
+        method: str,
+        who: str = "*",
+        times: int = 1,
+        error: ReaperError | None = None,
+        when: When = When.BEFORE,
+    ) -> None:
+        """Let the next `times` calls of a method fail."""
+        raised = error or ServerError(f"{method} fails, as the test ordered")
+
+        def strike() -> None:
+            raise raised
+
+        self._faults.append(_Fault(method=method, who=who, times=times, when=when, strike=strike))
+
+    def before(self, method: str, who: str, action: Callable[[], None], times: int = 1) -> None:
+        """Let something happen right before the next `times` calls of a method."""
+        self._faults.append(_Fault(method=method, who=who, times=times, when=When.BEFORE, strike=action))
+
+    @contextmanager
+    def around(self, method: str, who: str) -> Iterator[None]:
+        """The body of a double's method."""
+        self.calls.append((method, who))
+        self._strike(method, who, When.BEFORE)
+        yield
+        self._strike(method, who, When.AFTER)
+
+    def _strike(self, method: str, who: str, when: When) -> None:
+        for fault in self._faults:
+            if fault.method == method and fault.who in ("*", who) and fault.when is when and fault.times:
+                fault.times -= 1
+                fault.strike()

@@ -1,0 +1,1 @@
+"""The rotation and the kill as ordered steps over small Protocols."""

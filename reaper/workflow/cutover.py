@@ -1,0 +1,293 @@
+"""The cutover: kill, fence, elect, apply, promote, repoint, reroute, in the time a client notices.
+
+Everything slow happens in `arm`, before the kill: connections, threads, the aimed trigger, the open
+control channel of the endpoint. Events are held back while the clock of the outage runs.
+"""
+
+import contextlib
+import gc
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from reaper.domain.errors import CallAPersonError, ReaperError, RefusedError
+from reaper.domain.facts import Instance, InstanceId
+from reaper.domain.gtid import GtidSet
+from reaper.domain.plan import Plan, StepName
+from reaper.domain.policy import KillMode, Loss
+from reaper.planner.election import Candidate, Elected, NoHeir, elect
+from reaper.workflow.observe import connections
+from reaper.workflow.ports import Endpoint, Halted, Server, Trigger, World
+from reaper.workflow.run import Timeline
+
+_REPOINT_TRIES_EVERY = timedelta(milliseconds=200)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """Monotonic nanoseconds of what happened; a client's outage is cut into parts at these."""
+
+    kill: int
+    dead: int
+    fenced: int
+    elected: int
+    applied: int
+    promoted: int
+    rerouted: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Succession:
+    """How a cutover ended."""
+
+    heir: Instance
+    moments: Moments
+    proof: str  # of the victim's death
+    faults: tuple[str, ...]  # siblings that could not be repointed, replicas that did not answer
+
+
+@dataclass(kw_only=True)
+class Armed:
+    """Everything that the cutover needs, open and warm."""
+
+    plan: Plan
+    victim: Instance
+    replicas: dict[InstanceId, Instance]
+    servers: dict[InstanceId, Server]
+    victim_server: Server | None  # only for a drain
+    trigger: Trigger
+    endpoint: Endpoint
+    pool: ThreadPoolExecutor
+    preferred: InstanceId | None
+    drained: GtidSet | None = field(default=None)
+
+
+@contextmanager
+def arm(
+    world: World, plan: Plan, victim: Instance, replicas: list[Instance], preferred: InstanceId | None
+) -> Iterator[Armed]:
+    """Open and warm everything before the kill; close it afterwards."""
+    with contextlib.ExitStack() as stack:
+        servers = stack.enter_context(connections(world, plan.cluster, replicas))
+        drains = plan.policy.mode is KillMode.DRAIN
+        victims = stack.enter_context(connections(world, plan.cluster, [victim] if drains else []))
+        endpoint = stack.enter_context(contextlib.closing(world.endpoint(plan.cluster)))
+        endpoint.warm()
+        trigger = stack.enter_context(contextlib.closing(world.fleet.aim(victim)))
+        pool = stack.enter_context(ThreadPoolExecutor(max_workers=len(servers) + 1))
+        for _ in range(len(servers) + 1):
+            pool.submit(world.clock.sleep, timedelta(milliseconds=1))  # so that every thread exists
+        yield Armed(
+            plan=plan,
+            victim=victim,
+            replicas={r.id: r for r in replicas},
+            servers=servers,
+            victim_server=victims.get(victim.id),
+            trigger=trigger,
+            endpoint=endpoint,
+            pool=pool,
+            preferred=preferred,
+        )
+
+
+@contextmanager
+def quiet(timeline: Timeline) -> Iterator[None]:
+    """Nothing of ours may pause or print while clients wait."""
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    timeline.hold()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+        timeline.release()
+
+
+def drain(world: World, armed: Armed, timeline: Timeline) -> None:
+    """Close the victim for writes and wait until every replica applied all of it. Undone when it fails (E09, E11)."""
+    policy, victim = armed.plan.policy, armed.victim_server
+    if victim is None:
+        return
+    with timeline.step(StepName.DRAIN, f"{armed.victim.id.short} closes for writes") as outcome:
+        armed.drained = victim.close_for_writes(policy.drain_within)
+        try:
+            final = armed.drained
+            waits = {
+                i: armed.pool.submit(server.wait_applied, final, policy.drain_within)
+                for i, server in armed.servers.items()
+            }
+            behind = [i.short for i, wait in waits.items() if not wait.result()]
+            if behind:
+                raise RefusedError(
+                    f"{', '.join(behind)} did not apply the drained master's last writes within "
+                    f"{policy.drain_within.total_seconds():g} s: the master is open again, nothing was killed"
+                )
+        except BaseException:
+            victim.open_for_writes()
+            raise
+        outcome.detail = f"{armed.victim.id.short} is read-only, every replica applied its last write"
+
+
+def undrain(armed: Armed) -> None:
+    """Open a drained victim again, if it was drained."""
+    if armed.drained is not None and armed.victim_server is not None:
+        armed.victim_server.open_for_writes()
+        armed.drained = None
+
+
+def cut_over(world: World, armed: Armed, timeline: Timeline) -> Succession:
+    """Kill the master and put the heir in its place. The first statement is the point of no return."""
+    now, policy = world.clock.monotonic_ns, armed.plan.policy
+    kill_ns = now()
+    fire(armed.trigger, policy.mode)
+    halts = {i: armed.pool.submit(server.halt) for i, server in armed.servers.items()}
+    if policy.mode is KillMode.FREEZE:
+        # A frozen master can wake up and write: the fence is its death. First nobody acknowledges it any more.
+        for halt in halts.values():
+            halt.exception()
+        armed.trigger.crash()
+    proof = fence(armed, policy.fence_within)
+    dead_ns = now()
+    candidates, faults = _answers(halts)
+    fenced_ns = now()
+    election = elect(candidates, preferred=armed.preferred)
+    if isinstance(election, NoHeir):
+        raise CallAPersonError(
+            f"{armed.victim.id.short} is dead and nobody was promoted: {election.why} "
+            f"({'; '.join(election.evidence)}). Decide which replica's history to keep, then promote it by hand."
+        )
+    elected_ns = now()
+    _apply(armed, election, {c.instance: c for c in candidates})
+    applied_ns = now()
+    heir, heir_server = armed.replicas[election.heir], armed.servers[election.heir]
+    siblings = [c.instance for c in candidates if c.instance != election.heir]
+    repoints = {i: armed.pool.submit(_repoint, world, armed, i, heir) for i in siblings}
+    heir_server.promote(arm_semi_sync=policy.loss is Loss.FORBIDDEN and bool(siblings))
+    promoted_ns = now()
+    armed.endpoint.route(heir.address, armed.victim.address)
+    rerouted_ns = now()
+    faults += [fault for fault in (wait.result() for wait in repoints.values()) if fault]
+    repointed_ns = now()
+    target = armed.endpoint.show().target
+    if target != heir.address:
+        faults.append(f"the endpoint leads to {target}, not to the heir {heir.address}")
+    for step, detail, began, ended in (
+        (StepName.KILL, f"{armed.victim.id.short}: {policy.mode}", kill_ns, dead_ns),
+        (
+            StepName.FENCE,
+            f"{proof}; receivers stopped on {', '.join(c.instance.short for c in candidates)}",
+            dead_ns,
+            fenced_ns,
+        ),
+        (StepName.ELECT, f"{heir.id.short}: {election.why}", fenced_ns, elected_ns),
+        (StepName.APPLY, f"{heir.id.short} applied everything received", elected_ns, applied_ns),
+        (StepName.PROMOTE, f"{heir.id.short} is open for writes", applied_ns, promoted_ns),
+        (StepName.REROUTE, f"{armed.endpoint.listen} leads to {heir.address}", promoted_ns, rerouted_ns),
+        (
+            StepName.REPOINT,
+            f"{', '.join(i.short for i in siblings) or 'nobody'} follow {heir.id.short}",
+            applied_ns,
+            repointed_ns,
+        ),
+    ):
+        timeline.span(step, detail, began, ended)
+    moments = Moments(
+        kill=kill_ns,
+        dead=dead_ns,
+        fenced=fenced_ns,
+        elected=elected_ns,
+        applied=applied_ns,
+        promoted=promoted_ns,
+        rerouted=rerouted_ns,
+    )
+    return Succession(heir=heir, moments=moments, proof=proof, faults=tuple(faults))
+
+
+def fire(trigger: Trigger, mode: KillMode) -> None:
+    """Pull the trigger as the mode says."""
+    match mode:
+        case KillMode.CRASH | KillMode.DRAIN:
+            trigger.crash()
+        case KillMode.TERMINATE:
+            trigger.terminate()
+        case KillMode.FREEZE:
+            trigger.freeze()
+
+
+def fence(armed: Armed, within: timedelta) -> str:
+    """The proof that the victim can accept no write (I4). CallAPersonError: there is none."""
+    proof = armed.trigger.fence(within)
+    if proof is None and armed.plan.policy.mode is KillMode.TERMINATE:
+        armed.trigger.crash()
+        forced = armed.trigger.fence(within)
+        proof = f"{forced}, forced after {within.total_seconds():g} s of shutting down" if forced else None
+    if proof is None:
+        raise CallAPersonError(
+            f"no proof that {armed.victim.id.short} is dead within {within.total_seconds():g} s: nobody is promoted. "
+            "End it by hand, then promote a replica."
+        )
+    return proof
+
+
+def _answers(halts: dict[InstanceId, Future[Halted]]) -> tuple[tuple[Candidate, ...], list[str]]:
+    candidates, faults = [], []
+    for instance, halt in halts.items():
+        try:
+            halted = halt.result()
+        except ReaperError as error:
+            faults.append(f"{instance.short} did not answer during the cutover: {error}")
+            continue
+        candidates.append(
+            Candidate(
+                instance=instance,
+                received=halted.received,
+                executed=halted.executed,
+                unfit=halted.unfit,
+                broken_applier=halted.broken_applier,
+            )
+        )
+    return tuple(candidates), faults
+
+
+def _apply(armed: Armed, election: Elected, candidates: dict[InstanceId, Candidate]) -> None:
+    """The heir applies everything received, a gap being fetched from the sibling that holds it (I5, E04, E05)."""
+    within, heir = armed.plan.policy.apply_within, armed.servers[election.heir]
+    if candidates[election.heir].executed.covers(election.must_apply):
+        return
+    if election.gap_from is not None:
+        donor = armed.servers[election.gap_from]
+        if not donor.wait_applied(election.must_apply, within):
+            raise _not_applied(armed, election.gap_from, within)
+        heir.follow(armed.replicas[election.gap_from].address)
+    if not heir.wait_applied(election.must_apply, within):
+        raise _not_applied(armed, election.heir, within)
+    if election.gap_from is not None:
+        heir.halt()
+
+
+def _not_applied(armed: Armed, instance: InstanceId, within: timedelta) -> CallAPersonError:
+    return CallAPersonError(
+        f"{armed.victim.id.short} is dead and {instance.short} did not apply what was received within "
+        f"{within.total_seconds():g} s: nobody was promoted, nothing was thrown away. Wait for its applier, "
+        "then promote it by hand."
+    )
+
+
+def _repoint(world: World, armed: Armed, sibling: InstanceId, heir: Instance) -> str | None:
+    """Make a sibling follow the heir; tried again until the policy's time is up. Returns a fault or None."""
+    deadline = (
+        world.clock.monotonic_ns() + int(armed.plan.policy.repoint_within / timedelta(microseconds=1)) * 1000
+    )
+    while True:
+        try:
+            armed.servers[sibling].follow(heir.address)
+        except ReaperError as error:
+            if world.clock.monotonic_ns() > deadline:
+                return f"{sibling.short} could not be made to follow {heir.id.short}: {error}"
+            world.clock.sleep(_REPOINT_TRIES_EVERY)
+        else:
+            return None

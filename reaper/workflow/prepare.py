@@ -1,0 +1,190 @@
+"""Build a replacement: snapshot, launch, join, warm, verify. Every effect pushes its undo first."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from reaper.domain.errors import ReaperError, TryAgainError
+from reaper.domain.facts import Instance, InstanceId, Openness, ThreadState
+from reaper.domain.plan import Plan, StepName
+from reaper.workflow.ports import Server, SnapshotMethod, World
+from reaper.workflow.run import Timeline
+
+_LOOK_EVERY = timedelta(milliseconds=50)
+
+
+@dataclass(frozen=True)
+class Names:
+    """Every name a run creates, derived from the run (so that a repeated call finds its own work)."""
+
+    run: str
+
+    @property
+    def snapshot(self) -> str:
+        """The snapshot."""
+        return f"{self.run}-snap"
+
+    @property
+    def heir(self) -> str:
+        """The token under which the replacement is launched."""
+        return f"{self.run}-heir"
+
+    @property
+    def probe_table(self) -> str:
+        """The probe's table; run names hold only what an identifier may, plus dashes."""
+        return "probe_" + self.run.replace("-", "_").lower()
+
+
+class Undo:
+    """What has to be undone if the run fails before the kill, newest first. Each entry may run twice."""
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[str, Callable[[], None]]] = []
+
+    def push(self, what: str, action: Callable[[], None]) -> None:
+        """Register an undo before the effect that it undoes."""
+        self._entries.append((what, action))
+
+    def run(self) -> tuple[str, ...]:
+        """Undo everything, go on past failures; returns what could not be undone, in words."""
+        failed = []
+        while self._entries:
+            what, action = self._entries.pop()
+            try:
+                action()
+            except ReaperError as error:
+                failed.append(f"could not {what}: {error}")
+        return tuple(failed)
+
+
+def build_replacement(world: World, plan: Plan, master: Instance, timeline: Timeline, undo: Undo) -> Instance:
+    """A replacement that replicates from `master`, warm and verified. Raises before it is in doubt."""
+    check, fleet, names = world.interrupt.check, world.fleet, Names(plan.run)
+    members = {m.id: m for m in fleet.members(plan.cluster)}
+    if plan.snapshot_from is None or plan.snapshot_from not in members:
+        raise TryAgainError(f"{plan.cluster} has no healthy replica to copy: repair one, then plan again")
+    source = members[plan.snapshot_from]
+    with contextlib.closing(world.connect(plan.cluster, source)) as server:
+        history, wanted = server.executed(), server.tables()
+        server.dump_pages()
+
+    check()
+    undo.push("forget the snapshot", lambda: fleet.forget(names.snapshot))
+    undo.push(f"resume replication on {source.id.short}", lambda: _resume(world, plan, source))
+    with timeline.step(StepName.SNAPSHOT, f"of {source.id.short}") as outcome:
+        snapshot = fleet.snapshot(source, names.snapshot, check)
+        if snapshot.method is SnapshotMethod.COLD:
+            _resume(world, plan, source)
+        outcome.detail = f"{snapshot.size_bytes / 2**20:.0f} MiB of {source.id.short}, {snapshot.method}" + (
+            f" ({snapshot.note})" if snapshot.note else ""
+        )
+
+    check()
+    undo.push("retire the replacement", lambda: _retire_by_token(world, plan, names.heir))
+    with timeline.step(StepName.LAUNCH, "a replacement on the snapshot") as outcome:
+        heir = fleet.launch(plan.cluster, snapshot, names.heir, check)
+        outcome.detail = f"{heir.id.short} at {heir.address}, server id {heir.server_id}, read-only"
+
+    check()
+    with contextlib.closing(world.connect(plan.cluster, heir)) as server:
+        with timeline.step(StepName.JOIN, f"{heir.id.short} follows {master.id.short}") as outcome:
+            server.join(master.address, position=snapshot.position, history=history)
+            took = _catch_up(world, plan, master, server)
+            outcome.detail = (
+                f"{heir.id.short} follows {master.id.short}, caught up after {took.total_seconds():.2f} s"
+            )
+        check()
+        with timeline.step(StepName.WARM, f"{heir.id.short} loads its page list"):
+            _until(
+                world,
+                server.pages_loaded,
+                plan.policy.join_within,
+                f"{heir.id.short} did not load its page list",
+            )
+        check()
+        with timeline.step(StepName.VERIFY, heir.id.short) as outcome:
+            outcome.detail = _verify(world, plan, heir, master, server, wanted)
+    return heir
+
+
+def _resume(world: World, plan: Plan, source: Instance) -> None:
+    """Boot the source of a cold snapshot if it does not run, and let it replicate again."""
+    world.fleet.resume_source(source)
+    with contextlib.closing(world.connect(plan.cluster, source)) as server:
+        server.resume_replication()
+
+
+def _retire_by_token(world: World, plan: Plan, token: str) -> None:
+    for member in world.fleet.members(plan.cluster):
+        if member.made_by == token:
+            world.fleet.retire(member)
+
+
+def _catch_up(world: World, plan: Plan, master: Instance, server: Server) -> timedelta:
+    began = world.clock.monotonic_ns()
+    slice_of = timedelta(seconds=1)
+    with contextlib.closing(world.connect(plan.cluster, master)) as source:
+        target = source.executed()
+    while not server.wait_applied(target, slice_of):
+        world.interrupt.check()
+        for channel in server.facts().channels:
+            if channel.receiver_error or channel.applier_error:
+                raise TryAgainError(
+                    f"{server.instance.short} cannot join: {channel.receiver_error or channel.applier_error}. "
+                    "The replacement was removed."
+                )
+        if _elapsed(world, began) > plan.policy.join_within:
+            raise TryAgainError(
+                f"{server.instance.short} did not catch up within {plan.policy.join_within}: the replacement was "
+                "removed. Rotate when the write load is lower, or allow more time."
+            )
+    return _elapsed(world, began)
+
+
+def _verify(
+    world: World, plan: Plan, heir: Instance, master: Instance, server: Server, wanted: frozenset[str]
+) -> str:
+    """The replacement counts as a copy only after this: data, not positions, are looked at (E16, E29)."""
+    with contextlib.closing(world.connect(plan.cluster, master)) as source:
+        source.write_marker(plan.run)
+        target = source.executed()
+    if not server.wait_applied(target, plan.policy.max_lag) or not server.marker_visible(plan.run):
+        raise TryAgainError(f"a row written on {master.id.short} does not appear on {heir.id.short}")
+    missing = wanted - server.tables()
+    if missing:
+        raise TryAgainError(f"{heir.id.short} lacks tables of the source: {', '.join(sorted(missing)[:5])}")
+    facts = server.facts()
+    if facts.server_id != heir.server_id:
+        raise TryAgainError(
+            f"{heir.id.short} runs with server id {facts.server_id}, not {heir.server_id} (E14)"
+        )
+    if facts.openness is Openness.OPEN:
+        raise TryAgainError(f"{heir.id.short} accepts writes before it is master (E08)")
+    channel = facts.channels[0]
+    if channel.receiver is not ThreadState.RUNNING or channel.applier is not ThreadState.RUNNING:
+        raise TryAgainError(
+            f"{heir.id.short} stopped replicating: {channel.receiver_error or channel.applier_error}"
+        )
+    return f"{heir.id.short}: marker row, {len(wanted)} tables, read-only, server id {facts.server_id}, replicating"
+
+
+def _until(world: World, ready: Callable[[], bool], within: timedelta, fault: str) -> None:
+    began = world.clock.monotonic_ns()
+    while not ready():
+        world.interrupt.check()
+        if _elapsed(world, began) > within:
+            raise TryAgainError(f"{fault} within {within}")
+        world.clock.sleep(_LOOK_EVERY)
+
+
+def _elapsed(world: World, began_ns: int) -> timedelta:
+    return timedelta(microseconds=(world.clock.monotonic_ns() - began_ns) / 1000)
+
+
+def instance_of(world: World, cluster: str, instance: InstanceId) -> Instance:
+    """The provider's present record of an instance. TryAgainError: it is gone."""
+    for member in world.fleet.members(cluster):
+        if member.id == instance:
+            return member
+    raise TryAgainError(f"{instance} is no longer a member of {cluster}")

@@ -1,0 +1,69 @@
+"""One run's timeline: steps in, events out, with the clock injected."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from reaper.domain.plan import Plan, StepName
+from reaper.domain.verdict import Event, EventKind
+from reaper.workflow.ports import World
+
+
+class Timeline:
+    """Records the steps of one run. `hold` keeps events back while nothing may delay the cutover."""
+
+    def __init__(self, world: World, plan: Plan) -> None:
+        self._world = world
+        self._run = plan.run
+        self._held: list[Event] | None = None
+
+    def hold(self) -> None:
+        """Keep events in memory from now on."""
+        self._held = []
+
+    def release(self) -> None:
+        """Pass on what was kept, and everything after it at once."""
+        held, self._held = self._held, None
+        for event in held or ():
+            self._world.journal.event(self._run, event)
+
+    def note(self, step: StepName, detail: str) -> None:
+        """Something a reader must know."""
+        self._emit(step, EventKind.NOTE, detail, self._world.clock.monotonic_ns())
+
+    def span(self, step: StepName, detail: str, began_ns: int, ended_ns: int) -> None:
+        """A step that ran between two moments, told afterwards."""
+        self._emit(step, EventKind.DONE, detail, ended_ns, took_ns=ended_ns - began_ns)
+
+    @contextmanager
+    def step(self, step: StepName, detail: str) -> Iterator["Outcome"]:
+        """A step: started, then done or failed. The body may say more through the outcome's `detail`."""
+        began = self._world.clock.monotonic_ns()
+        self._emit(step, EventKind.STARTED, detail, began)
+        outcome = Outcome(detail)
+        try:
+            yield outcome
+        except BaseException as error:
+            ended = self._world.clock.monotonic_ns()
+            self._emit(
+                step, EventKind.FAILED, str(error) or type(error).__name__, ended, took_ns=ended - began
+            )
+            raise
+        ended = self._world.clock.monotonic_ns()
+        self._emit(step, EventKind.DONE, outcome.detail, ended, took_ns=ended - began)
+
+    def _emit(
+        self, step: StepName, kind: EventKind, detail: str, at_ns: int, *, took_ns: int | None = None
+    ) -> None:
+        wall = self._world.clock.now().isoformat(timespec="milliseconds")
+        event = Event(step=step, kind=kind, detail=detail, at_ns=at_ns, wall=wall, took_ns=took_ns)
+        if self._held is not None:
+            self._held.append(event)
+        else:
+            self._world.journal.event(self._run, event)
+
+
+class Outcome:
+    """What a step says when it is done."""
+
+    def __init__(self, detail: str) -> None:
+        self.detail = detail
