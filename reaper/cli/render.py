@@ -108,7 +108,7 @@ def _member(member: Member, master: Member | None) -> RenderableType:
 
 def _gtids(facts: ServerFacts) -> str:
     text = str(facts.executed).replace("\n", "")
-    return f"executed {text if len(text) <= 100 else text[:97] + '...'}"
+    return f"executed {text if len(text) <= 90 else '... ' + text[-86:]}"  # the newest come last
 
 
 def _replication(channel: Replication, facts: ServerFacts, master: Member | None) -> str:

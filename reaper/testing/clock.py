@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import FrameType
 
-_SETTLE_S = 0.0003  # real time in which a thread that was just woken shows that it runs
+_SETTLE_S = 0.003  # real time in which a thread that was just woken shows that it runs
 _HUNG_S = 30.0  # real time after which a wait of this clock is a mistake in a test
 _PARKED = {  # functions of the standard library in which a thread waits for another one
     "threading.py": frozenset({"wait", "join", "_wait_for_tstate_lock"}),
@@ -130,5 +130,17 @@ class FakeClock:
 
 
 def _is_parked(frame: FrameType) -> bool:
-    code = frame.f_code
-    return code.co_name in _PARKED.get(code.co_filename.rsplit("/", 1)[-1], ())
+    name, file = frame.f_code.co_name, _file(frame)
+    if name not in _PARKED.get(file, ()):
+        return False
+    # A thread that starts another one waits too, for somebody who has no frame yet.
+    caller = frame.f_back
+    while caller is not None and _file(caller) == file:
+        if caller.f_code.co_name == "start":
+            return False
+        caller = caller.f_back
+    return True
+
+
+def _file(frame: FrameType) -> str:
+    return frame.f_code.co_filename.rsplit("/", 1)[-1]

@@ -129,7 +129,7 @@ class FakeServer:
             m.verified = True
 
     def follow(self, source: Address) -> None:
-        """Replicate from `source` by GTID. A source that lacks something stops the receiver, as a log error."""
+        """Replicate from `source` by GTID. A source that lacks something stops the receiver."""
         with self._call("follow") as m:
             m.follow(source)
 
@@ -148,8 +148,8 @@ class FakeServer:
             m.stop_applier()
             self._clock.sleep(_PROMOTE_TAKES)
             self._reach()
-            m.semi_sync.source_enabled = arm_semi_sync
-            m.semi_sync.source_active = arm_semi_sync
+            if arm_semi_sync:
+                m.semi_sync.source_enabled = m.semi_sync.source_active = True
             m.open()
 
     def forget_source(self) -> None:
@@ -158,7 +158,7 @@ class FakeServer:
             m.relay, m.channel = [], None
 
     def close_for_writes(self, within: timedelta) -> GtidSet:
-        """Read-only for everybody, once the commits under way are answered. Undone if that takes too long (E09)."""
+        """Read-only for everybody, once commits under way are answered; undone if that takes long (E09)."""
         with self._call("close_for_writes") as m:
             before, m.openness = m.openness, Openness.READ_ONLY
             if not self._clock.wait(lambda: not (m.pending or m.knobs.commit_hangs), within):
@@ -229,9 +229,10 @@ class FakeServer:
     def pages_loaded(self) -> bool:
         """True a while after the boot."""
         with self._call("pages_loaded") as m:
-            return self._clock.monotonic_ns() - m.booted_ns >= m.knobs.pages_load_for / timedelta(
-                microseconds=1
-            ) * 1000
+            return (
+                self._clock.monotonic_ns() - m.booted_ns
+                >= m.knobs.pages_load_for / timedelta(microseconds=1) * 1000
+            )
 
     def close(self) -> None:
         """Give the connection back."""

@@ -1,4 +1,4 @@
-"""Faults on order: a call that fails, a call whose answer is lost, something that happens just before a call."""
+"""Faults on order: a call fails, its answer is lost, or something happens just before it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -78,8 +78,8 @@ class Channel:
 class SemiSyncState:
     """Variables and counters of both roles."""
 
-    source_enabled: bool = True
-    source_active: bool = True
+    source_enabled: bool = False  # boots unarmed; `promote` arms it
+    source_active: bool = False
     unacknowledged: int = 0
     acknowledged: int = 0
     after_sync: bool = True
@@ -325,7 +325,10 @@ class Machine:
         applied = False
         while self.relay and self.relay[0][0] <= self.clock.monotonic_ns():
             _, transaction = self.relay.pop(0)
-            if self.marks.get((transaction.gtid.domain, transaction.gtid.server), 0) < transaction.gtid.sequence:
+            if (
+                self.marks.get((transaction.gtid.domain, transaction.gtid.server), 0)
+                < transaction.gtid.sequence
+            ):
                 self._execute(transaction)
                 applied = True
         if applied:
@@ -349,6 +352,7 @@ class Machine:
         """Start the process: read-only, replication not started."""
         self.state, self.death = InstanceState.RUNNING, None
         self.openness = Openness.READ_ONLY
+        self.semi_sync.source_enabled = self.semi_sync.source_active = False
         self.booted_ns = self.clock.monotonic_ns()
         if self.channel:
             self.channel.receiving = self.channel.applying = False

@@ -29,8 +29,9 @@ READ_TIMEOUT_S = 15
 WAIT_SLICE_S = 5.0
 
 # Error numbers of the servers, from the MySQL 8.0 and MariaDB 10.11 error references, and as a real
-# MySQL 8.0.43 answered them: 1045 wrong password, 1044/1142/1143/1227/1370/1698 a privilege is missing.
-_DENIED = {1044, 1045, 1142, 1143, 1227, 1370, 1698, 3118, 4151}
+# MySQL 8.0.43 answered them: 1045 wrong password, 1044/1142/1143/1227/1370/1698/3630 a privilege is missing,
+# 2061 the account may not log in without encryption.
+_DENIED = {1044, 1045, 1142, 1143, 1227, 1370, 1698, 2061, 3118, 3630, 4151}
 _FULL = {1040, 1203, 1226}
 _READ_ONLY = {1290, 1836, 3032}
 _TOOK_TOO_LONG = {1205, 1213, 1317, 1907, 1969, 3024}
@@ -40,7 +41,9 @@ _GONE = {0, 1053, 1077, 1079, 1158, 1159, 1160, 1161, 2002, 2003, 2005, 2006, 20
 class Connection:
     """One session, autocommit. Raises only errors of `reaper.domain.errors`."""
 
-    def __init__(self, address: Address, account: Login, *, tls: bool) -> None:
+    def __init__(
+        self, address: Address, account: Login, *, tls: bool, read_timeout_s: float = READ_TIMEOUT_S
+    ) -> None:
         self._address = address
         self._account = account
         try:
@@ -53,7 +56,7 @@ class Connection:
                 charset="utf8mb4",
                 cursorclass=pymysql.cursors.DictCursor,
                 connect_timeout=CONNECT_TIMEOUT_S,
-                read_timeout=READ_TIMEOUT_S,
+                read_timeout=read_timeout_s,
                 write_timeout=READ_TIMEOUT_S,
                 program_name="reaper",
                 # PyMySQL builds a TLS context per connection otherwise, which costs 25 ms.

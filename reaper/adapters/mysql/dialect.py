@@ -23,6 +23,7 @@ class Dialect(Protocol):
     """Statements and their answers in one flavour. Stateless: each method speaks through `ask`."""
 
     flavour: Flavour
+    tls: bool  # connections are encrypted
 
     def facts(self, ask: Ask) -> ServerFacts:
         """Everything the guards want to know."""

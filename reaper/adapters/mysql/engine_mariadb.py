@@ -19,6 +19,10 @@ from reaper.workflow.engine import HotCopy, Login, Logins, Seat
 
 SEMI_SYNC_TIMEOUT_MS = 3_600_000  # an hour: long enough that it does not fall back to asynchronous (E02)
 
+# How often mariadb-backup looks for new redo log. Its default of 1000 ms (mariadb-backup --help) makes every
+# backup of a server that is written to wait for two seconds: 2.1 s against 0.3 s for an empty one.
+_LOG_COPY_INTERVAL_MS = 100
+
 # What reaper's own account needs on MariaDB 10.5 and later: what the dialect and mariadb-backup run.
 # READ ONLY ADMIN is for SET GLOBAL gtid_slave_pos, which writes a table, on a replacement that is read-only.
 _ADMIN_GRANTS = (
@@ -130,8 +134,8 @@ class MariadbEngine:
         try:
             with secret_file(into.with_suffix(".cnf"), option_lines("client", login)) as secrets:
                 backup = [f"--defaults-extra-file={secrets}", "--backup", f"--target-dir={into}"]
-                threads = f"--parallel={os.cpu_count() or 1}"
-                run_tool([str(tool), *backup, f"--datadir={source.data}", threads], log, check=check)
+                pace = [f"--parallel={os.cpu_count() or 1}", f"--log-copy-interval={_LOG_COPY_INTERVAL_MS}"]
+                run_tool([str(tool), *backup, f"--datadir={source.data}", *pace], log, check=check)
             run_tool([str(tool), "--prepare", f"--target-dir={into}"], log, check=check)
             position = _position(into)
         except ReaperError:

@@ -86,6 +86,7 @@ class MariadbDialect:
     """Statements and answers of MariaDB."""
 
     flavour = Flavour.MARIADB
+    tls = False
 
     def facts(self, ask: Ask) -> ServerFacts:
         """Everything the guards want to know."""
@@ -238,7 +239,8 @@ class MariadbDialect:
         if position is not None:
             at = MariadbGtidSet.parse(position)
             state = _mariadb(history).with_position(at) if history is not None else at
-            ask("RESET MASTER")
+            if ask("SELECT @@global.gtid_binlog_state AS state")[0]["state"]:
+                ask("RESET MASTER")  # the state can only be set while nothing was logged
             ask("SET GLOBAL gtid_binlog_state = %s", str(state))
             ask("SET GLOBAL gtid_slave_pos = %s", at.position())
         else:

@@ -113,4 +113,3 @@ def version_text(program: Path) -> str:
             f"cannot run {program}: {error}. Name a mysqld or mariadbd with --server."
         ) from error
     return (answer.stdout + answer.stderr).strip()
-
