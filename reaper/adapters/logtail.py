@@ -14,7 +14,5 @@ def log_tail(log: Path) -> str:
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return "no log was written"
-    telling = [
-        line for line in lines if any(word in line for word in ("rror", "annot", "an't", "ailed"))
-    ] or lines
+    telling = [line for line in lines if any(word in line for word in ("rror", "annot", "an't", "ailed"))] or lines
     return " | ".join(line.strip() for line in telling[-_LINES:]) or "the log is empty"

@@ -56,9 +56,7 @@ def draw_victim(site: Site, cluster: str | None, choice: RoleChoice, seed: int |
         pool += [Eligible(cluster=name, instance=r.instance.id, role=Role.REPLICA) for r in shape.replicas]
     eligible = eligible_for(tuple(pool), choice)
     if not eligible:
-        raise RefusedError(
-            "nobody is eligible: " + ("; ".join(excluded) or f"no {choice} in {', '.join(names)}")
-        )
+        raise RefusedError("nobody is eligible: " + ("; ".join(excluded) or f"no {choice} in {', '.join(names)}"))
     used = secrets.randbelow(2**31) if seed is None else seed
     drawn = draw(eligible, seed=used)
     why = f"drew {drawn.instance} ({drawn.role}) out of {len(eligible)} eligible (role {choice}, seed {used})"

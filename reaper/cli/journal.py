@@ -1,5 +1,6 @@
 """Announce a run while it goes: to a person at a terminal, to a log otherwise."""
 
+import os
 import sys
 
 from rich.console import Console
@@ -83,27 +84,27 @@ class TerminalJournal:
             self._status = None
 
     def _line(self, mark: str, step: str, took_ms: float | None, detail: str) -> None:
-        shown = (
-            "" if took_ms is None else f"{took_ms:.1f} ms" if took_ms < 1000 else f"{took_ms / 1000:.2f} s"
-        )
+        shown = "" if took_ms is None else f"{took_ms:.1f} ms" if took_ms < 1000 else f"{took_ms / 1000:.2f} s"
         self._console.print(f"{mark} {step:<10} {shown:>9}  {detail}", highlight=False, soft_wrap=True)
 
 
 class LogJournal:
-    """One log event per step."""
+    """One log event per step, one for the guards each time they are asked."""
 
     def begin(self, plan: Plan) -> None:
         """A run is born."""
         logger().info("run begins", run=plan.run, cluster=plan.cluster, victim=str(plan.victim), why=plan.why)
 
     def guards(self, run: str, verdicts: tuple[GuardVerdict, ...]) -> None:
-        """What each guard said."""
-        for v in verdicts:
-            say = logger().info if v.ruling is Ruling.GO else logger().warning
-            say("guard", run=run, guard=v.guard, ruling=v.ruling.value, reason=v.reason)
+        """What the guards said."""
+        refused = {v.guard: v.reason for v in verdicts if v.ruling is Ruling.REFUSE}
+        say = logger().warning if refused else logger().info
+        say("guards", run=run, asked=len(verdicts), refused=refused)
 
     def event(self, run: str, event: Event) -> None:
-        """A step started, ended, failed, or has something to say."""
+        """A step ended, failed, or has something to say; that it started is in the store's timeline."""
+        if event.kind is EventKind.STARTED:
+            return
         took = None if event.took_ns is None else round(event.took_ns / 1e6, 3)
         say = logger().error if event.kind is EventKind.FAILED else logger().info
         say("step", run=run, step=event.step, kind=event.kind.value, took_ms=took, detail=event.detail)
@@ -122,7 +123,7 @@ class LogJournal:
 
 
 def announcer() -> Journal:
-    """For a person if stderr is a terminal, a log otherwise."""
-    if sys.stderr.isatty():
+    """For a person if stderr is a terminal or REAPER_PROGRESS=human asks for it, a log otherwise."""
+    if sys.stderr.isatty() or os.environ.get("REAPER_PROGRESS") == "human":
         return TerminalJournal(Console(stderr=True))
     return LogJournal()

@@ -36,23 +36,17 @@ OutputChoice = Annotated[str, typer.Option("--output", help="table or json")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan and ask the guards; touch nothing.")]
 AcceptLoss = Annotated[
     bool,
-    typer.Option(
-        "--accept-loss", help="Go without semi-sync: acknowledged writes may be lost, and are counted."
-    ),
+    typer.Option("--accept-loss", help="Go without semi-sync: acknowledged writes may be lost, and are counted."),
 ]
 Budget = Annotated[
     timedelta,
-    typer.Option(
-        "--outage-budget", parser=span, metavar="DURATION", help="A longer outage is a bad verdict."
-    ),
+    typer.Option("--outage-budget", parser=span, metavar="DURATION", help="A longer outage is a bad verdict."),
 ]
 Quarantine = Annotated[
     timedelta, typer.Option(parser=span, metavar="DURATION", help="Keep the victim's files for this long.")
 ]
 MinCopies = Annotated[int, typer.Option(min=1, help="Copies that must be left after the kill.")]
-MaxLag = Annotated[
-    timedelta, typer.Option(parser=span, metavar="DURATION", help="Largest lag of a surviving replica.")
-]
+MaxLag = Annotated[timedelta, typer.Option(parser=span, metavar="DURATION", help="Largest lag of a surviving replica.")]
 ProbeClients = Annotated[int, typer.Option(min=1, max=64, help="Clients of the probe.")]
 ProbeRate = Annotated[
     float, typer.Option(min=1, max=5000, help="Writes per second of the probe, all clients together.")
@@ -75,9 +69,7 @@ def run() -> None:
         sys.stderr.write("reaper: interrupted\n")
         sys.exit(int(ExitCode.INTERRUPTED))
     except OSError as error:
-        sys.stderr.write(
-            f"reaper: {error.strerror or error}{f': {error.filename}' if error.filename else ''}\n"
-        )
+        sys.stderr.write(f"reaper: {error.strerror or error}{f': {error.filename}' if error.filename else ''}\n")
         sys.exit(int(ExitCode.TRY_AGAIN))
 
 
@@ -103,9 +95,7 @@ def _options(
 def lab_up(
     name: LabName = "lab",
     nodes: Annotated[int, typer.Option(help="Servers: one master, the others replicas.")] = 3,
-    server: Annotated[
-        Path | None, typer.Option(help="A mysqld or mariadbd; otherwise the installed one.")
-    ] = None,
+    server: Annotated[Path | None, typer.Option(help="A mysqld or mariadbd; otherwise the installed one.")] = None,
 ) -> None:
     """Make a lab: real servers on loopback, replicating, with an endpoint in front."""
     from reaper.adapters.interrupt import SignalInterrupt
@@ -123,9 +113,7 @@ def lab_up(
 
 
 @lab_app.command("status")
-def lab_status(
-    name: Annotated[str | None, typer.Option("--name")] = None, output: OutputChoice = "table"
-) -> None:
+def lab_status(name: Annotated[str | None, typer.Option("--name")] = None, output: OutputChoice = "table") -> None:
     """The same as `reaper status`, for labs."""
     status(name, output)
 
@@ -215,17 +203,13 @@ def rotate(
     here = site()
     view = _observe(here, cluster)
     master = _master_of(view)
-    plan = _plan(
-        here, view, master, policy, Replacement.BEFORE, f"rotate the master {master.short} of {cluster}", None
-    )
+    plan = _plan(here, view, master, policy, Replacement.BEFORE, f"rotate the master {master.short} of {cluster}", None)
     _carry_out(here, plan, dry_run, output)
 
 
 @app.command()
 def kill(
-    instance: Annotated[
-        str | None, typer.Argument(help="Whom, as PROVIDER:CLUSTER/NAME; or use --random.")
-    ] = None,
+    instance: Annotated[str | None, typer.Argument(help="Whom, as PROVIDER:CLUSTER/NAME; or use --random.")] = None,
     random: Annotated[bool, typer.Option("--random", help="Draw the victim.")] = False,
     cluster: Annotated[str | None, typer.Option(help="Draw from this cluster only.")] = None,
     role: Annotated[RoleChoice, typer.Option(help="Draw among these only.")] = RoleChoice.ANY,
@@ -300,9 +284,7 @@ def retire(
             else:
                 kept.append(f"{member.id.short} until {member.quarantined_until:%Y-%m-%d %H:%M:%S} UTC")
     sys.stdout.write(
-        f"{cluster}: deleted {', '.join(gone) or 'nothing'}"
-        + (f"; kept {', '.join(kept)}" if kept else "")
-        + "\n"
+        f"{cluster}: deleted {', '.join(gone) or 'nothing'}" + (f"; kept {', '.join(kept)}" if kept else "") + "\n"
     )
 
 
@@ -393,12 +375,8 @@ def _confirm(plan: "Plan", *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError(
-            "nobody can be asked here: say --yes to kill without a question, or --dry-run to look"
-        )
-    sys.stderr.write(
-        f"{plan.why}: {plan.policy.mode} kill of {plan.victim}, the {plan.role} of {plan.cluster}.\n"
-    )
+        raise UsageError("nobody can be asked here: say --yes to kill without a question, or --dry-run to look")
+    sys.stderr.write(f"{plan.why}: {plan.policy.mode} kill of {plan.victim}, the {plan.role} of {plan.cluster}.\n")
     sys.stderr.write(f"Type the cluster's name ({plan.cluster}) to kill it: ")
     sys.stderr.flush()
     if sys.stdin.readline().strip() != plan.cluster:

@@ -21,6 +21,7 @@ from reaper.domain.plan import Plan
 from reaper.domain.verdict import Event, EventKind, GuardVerdict, Ruling, RunState, RunVerdict
 from reaper.planner.shape import MasterWithReplicas, classify
 
+_BAR, _BAR_WIDTH = "█", 40
 _STYLE_OF_STATE = {
     RunState.GOOD: "green",
     RunState.RUNNING: "cyan",
@@ -95,9 +96,7 @@ def _member(member: Member, master: Member | None) -> RenderableType:
     line.append(f"  {facts.openness}", style="bold" if facts.openness is Openness.OPEN else "")
     line.append(f"  {facts.version.split('-')[0]} {facts.flavour}  server id {facts.server_id}")
     age = datetime.now(UTC) - instance.created
-    line.append(
-        f"  age {short(age)}  {size(instance.data_bytes)}, {size(instance.free_bytes)} free", style="dim"
-    )
+    line.append(f"  age {short(age)}  {size(instance.data_bytes)}, {size(instance.free_bytes)} free", style="dim")
     second = Text(f"     {_gtids(facts)}", style="dim")
     third = Text("     ")
     for channel in facts.channels:
@@ -129,7 +128,9 @@ def _semi_sync(facts: ServerFacts, role: str) -> str:
             return "semi-sync off"
         if not state.source_active:
             return f"semi-sync fallen back to asynchronous ({state.source_clients} replicas attached)"
-        return f"semi-sync on, {state.source_clients} replicas acknowledge, {state.unacknowledged} commits unacknowledged"
+        return (
+            f"semi-sync on, {state.source_clients} replicas acknowledge, {state.unacknowledged} commits unacknowledged"
+        )
     return f"semi-sync {'on' if state.replica_active else 'off'}"
 
 
@@ -145,8 +146,7 @@ def view_as_json(view: ClusterView) -> dict[str, object]:
         "endpoint": str(view.endpoint) if view.endpoint else None,
         "endpoint_target": str(view.endpoint_target) if view.endpoint_target else None,
         "members": [
-            _member_as_json(m, shape.master if isinstance(shape, MasterWithReplicas) else None)
-            for m in view.members
+            _member_as_json(m, shape.master if isinstance(shape, MasterWithReplicas) else None) for m in view.members
         ],
     }
 
@@ -239,12 +239,12 @@ def verdict_panel(plan: Plan, verdict: RunVerdict) -> RenderableType:
     lines += [Text(f"  fault: {fault}", style="red") for fault in verdict.faults]
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2))
     budget = short(plan.policy.outage_budget)
-    table.add_row("outage", f"{short(verdict.outage)} (worst client; budget {budget})")
     if len(verdict.clients) > 1:
-        each = ", ".join(f"client {c.client}: {short(c.outage)}" for c in verdict.clients)
-        table.add_row("per client", each)
-    if verdict.parts:
-        table.add_row("its parts", ", ".join(f"{p.name} {short(p.took)}" for p in verdict.parts))
+        table.add_row("outage per client", ", ".join(short(c.outage) for c in verdict.clients))
+    table.add_row("outage", f"{short(verdict.outage):>9}  (worst client; budget {budget})")
+    for part in verdict.parts:
+        share = part.took / verdict.outage if verdict.outage else 0.0
+        table.add_row(f"  {part.name}", f"{short(part.took):>9}  {_BAR * round(share * _BAR_WIDTH)}")
     if verdict.ledger:
         ledger = verdict.ledger
         lost = Text(f"{len(ledger.lost)} lost of {ledger.acknowledged} acknowledged")
@@ -285,9 +285,7 @@ def timeline_table(events: tuple[Event, ...]) -> RenderableType:
     """What happened when, relative to the first event."""
     table = Table(box=None, pad_edge=False)
     for column in ("at", "step", "", "took", "detail"):
-        table.add_column(
-            column, no_wrap=column != "detail", justify="right" if column in ("at", "took") else "left"
-        )
+        table.add_column(column, no_wrap=column != "detail", justify="right" if column in ("at", "took") else "left")
     begin = events[0].at_ns if events else 0
     for e in sorted(events, key=lambda e: e.at_ns - (e.took_ns or 0)):
         if e.kind is EventKind.STARTED:

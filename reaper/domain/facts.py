@@ -201,9 +201,7 @@ class ClusterView:
     def at(self, address: Address) -> Member | None:
         """The living member that listens there, or None; the quarantined and dead listen nowhere."""
         gone = (InstanceState.DEAD, InstanceState.QUARANTINED)
-        return next(
-            (m for m in self.members if m.instance.address == address and m.instance.state not in gone), None
-        )
+        return next((m for m in self.members if m.instance.address == address and m.instance.state not in gone), None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -346,9 +346,7 @@ class MariadbGtidSet(GtidSet):
         theirs = _alike(self, other)._vector()
         return tuple(
             sorted(
-                GtidRange(
-                    f"{e.domain}-{e.server}", theirs.get((e.domain, e.server), e.sequence - 1) + 1, e.sequence
-                )
+                GtidRange(f"{e.domain}-{e.server}", theirs.get((e.domain, e.server), e.sequence - 1) + 1, e.sequence)
                 for e in self.entries
                 if e.sequence > theirs.get((e.domain, e.server), 0)
             )
@@ -366,9 +364,7 @@ class MariadbGtidSet(GtidSet):
         for domain, entries in groupby(self.entries, attrgetter("domain")):
             ahead = [(e.sequence, e.sequence - theirs.get((domain, e.server), 0)) for e in entries]
             gaps = [gap for _, gap in ahead if gap > 0]
-            lead = max(n for n, _ in ahead) - max(
-                (n for (d, _), n in theirs.items() if d == domain), default=0
-            )
+            lead = max(n for n, _ in ahead) - max((n for (d, _), n in theirs.items() if d == domain), default=0)
             total += min(sum(gaps), max(lead, len(gaps)))
         return total
 
@@ -403,9 +399,7 @@ class MariadbGtidSet(GtidSet):
         kept = (
             e
             for e in self.entries
-            if (e.domain, e.server) not in named
-            and e.domain in newest
-            and e.sequence < newest[e.domain].sequence
+            if (e.domain, e.server) not in named and e.domain in newest and e.sequence < newest[e.domain].sequence
         )
         return MariadbGtidSet((*kept, *pos.entries))
 
@@ -420,7 +414,5 @@ def _mariadb_gtid(part: str) -> MariadbGtid:
     """One entry. Raises ValueError with the reason."""
     found = _MARIADB_GTID.fullmatch(part)
     if not found:
-        raise ValueError(
-            f"{part!r} is not domain-server-sequence" if part else "a part between commas is empty"
-        )
+        raise ValueError(f"{part!r} is not domain-server-sequence" if part else "a part between commas is empty")
     return MariadbGtid(int(found[1]), int(found[2]), int(found[3]))

@@ -76,9 +76,7 @@ class Ledger:
     def __post_init__(self) -> None:
         repeated = [key for key, times in Counter(w.key for w in self.writes).items() if times > 1]
         if repeated:
-            raise ValueError(
-                f"{len(repeated)} writes occur twice, the first is (client, seq) {min(repeated)}"
-            )
+            raise ValueError(f"{len(repeated)} writes occur twice, the first is (client, seq) {min(repeated)}")
 
     def encode(self) -> str:
         """The whole ledger as text."""
@@ -195,9 +193,7 @@ def _outage(client: int, acknowledged: list[int], kill_ns: int, until_ns: int | 
         return ClientOutage(client=client, last_before_ns=last, first_after_ns=None)
     if not before:
         return ClientOutage(client=client, last_before_ns=None, first_after_ns=after[0])
-    gaps = [
-        (a, b) for a, b in pairwise([before[-1], *after]) if a <= kill_ns or until_ns is None or a < until_ns
-    ]
+    gaps = [(a, b) for a, b in pairwise([before[-1], *after]) if a <= kill_ns or until_ns is None or a < until_ns]
     last, first = max(gaps, key=lambda gap: gap[1] - gap[0])
     return ClientOutage(client=client, last_before_ns=last, first_after_ns=first)
 

@@ -56,17 +56,13 @@ def elect(candidates: tuple[Candidate, ...], *, preferred: InstanceId | None) ->
     everything = reduce(lambda a, b: a | b, (c.holding for c in candidates))
     complete = [c for c in candidates if c.holding.covers(everything)]
     if not complete:
-        return NoHeir(
-            why="the replicas have diverged: none holds what all received", evidence=_gaps(candidates)
-        )
+        return NoHeir(why="the replicas have diverged: none holds what all received", evidence=_gaps(candidates))
     heirs = sorted((c for c in fit if c.holding.covers(everything)), key=_readiness)
     donors = sorted((c for c in complete if not c.broken_applier), key=_readiness)
     favourite = next((c for c in fit if c.instance == preferred), None)
     heir = favourite or (heirs[0] if heirs else min(fit, key=lambda c: everything.distance(c.holding)))
     if heir.holding.covers(everything):
-        return Elected(
-            heir=heir.instance, must_apply=everything, gap_from=None, why="it holds everything received"
-        )
+        return Elected(heir=heir.instance, must_apply=everything, gap_from=None, why="it holds everything received")
     lacking = ", ".join(map(str, everything.beyond(heir.holding)))
     if donors:
         return Elected(
@@ -95,7 +91,5 @@ def _gaps(candidates: tuple[Candidate, ...]) -> tuple[str, ...]:
         for b in candidates:
             beyond = a.holding.beyond(b.holding)
             if a is not b and beyond:
-                lines.append(
-                    f"{a.instance.short} holds {', '.join(map(str, beyond))} and {b.instance.short} does not"
-                )
+                lines.append(f"{a.instance.short} holds {', '.join(map(str, beyond))} and {b.instance.short} does not")
     return tuple(lines)

@@ -108,13 +108,10 @@ def _channel_faults(channel: Replication) -> list[str]:
     faults = []
     if channel.receiver is not ThreadState.RUNNING:
         faults.append(
-            f"receiver is {channel.receiver}"
-            + (f": {channel.receiver_error}" if channel.receiver_error else "")
+            f"receiver is {channel.receiver}" + (f": {channel.receiver_error}" if channel.receiver_error else "")
         )
     if channel.applier is not ThreadState.RUNNING:
-        faults.append(
-            f"applier is {channel.applier}" + (f": {channel.applier_error}" if channel.applier_error else "")
-        )
+        faults.append(f"applier is {channel.applier}" + (f": {channel.applier_error}" if channel.applier_error else ""))
     if channel.delay:
         faults.append(f"configured delay of {channel.delay.total_seconds():.0f} s")
     if not channel.by_gtid:
@@ -168,31 +165,23 @@ def guard_semi_sync(case: Case) -> GuardVerdict:
     if not after.source_enabled:
         return _refuse("semi-sync", f"not enabled on the master: {why}")
     if not after.source_active:
-        return _refuse(
-            "semi-sync", f"fallen back to asynchronous: {why}", f"{after.source_clients} replicas attached"
-        )
+        return _refuse("semi-sync", f"fallen back to asynchronous: {why}", f"{after.source_clients} replicas attached")
     if after.source_clients < 1:
         return _refuse("semi-sync", f"no replica acknowledges: {why}")
     if not after.after_sync:
         return _refuse("semi-sync", f"waits after the engine commit (AFTER_COMMIT): {why}")
     if after.timeout < SHORTEST_SEMI_SYNC_TIMEOUT:
-        return _refuse(
-            "semi-sync", f"its time-out of {_ms(after.timeout)} is short enough to fall back: {why}"
-        )
+        return _refuse("semi-sync", f"its time-out of {_ms(after.timeout)} is short enough to fall back: {why}")
     grown = after.unacknowledged - before.unacknowledged
     if grown != 0:
-        return _refuse(
-            "semi-sync", f"{grown} commits went unacknowledged during {_ms(case.soak.window)}: {why}"
-        )
+        return _refuse("semi-sync", f"{grown} commits went unacknowledged during {_ms(case.soak.window)}: {why}")
     evidence = [
         f"{after.source_clients} replicas acknowledge, {after.acknowledged - before.acknowledged} commits "
         f"acknowledged and 0 not, in {_ms(case.soak.window)}"
     ]
     if case.soak.marker is not None:
         if case.soak.marker.committed_in is None:
-            return _refuse(
-                "semi-sync", f"the marker write was not acknowledged within {_ms(case.policy.max_lag)}"
-            )
+            return _refuse("semi-sync", f"the marker write was not acknowledged within {_ms(case.policy.max_lag)}")
         evidence.append(f"marker write acknowledged in {_ms(case.soak.marker.committed_in)}")
     return _go("semi-sync", "on and acknowledging", *evidence)
 
@@ -318,8 +307,7 @@ def guard_settings(case: Case) -> GuardVerdict:
     differing = {k: v for k, v in values.items() if len(v) > 1}
     if differing:
         lines = [
-            f"{k}: " + "; ".join(f"{v} on {', '.join(who)}" for v, who in vs.items())
-            for k, vs in differing.items()
+            f"{k}: " + "; ".join(f"{v} on {', '.join(who)}" for v, who in vs.items()) for k, vs in differing.items()
         ]
         return _refuse("settings", f"the members differ in {lines[0]}", *lines[1:])
     return _go("settings", "binary log, GTID order, row format, and parity agree on every member")
@@ -333,9 +321,7 @@ def guard_endpoint(case: Case) -> GuardVerdict:
         return _refuse("endpoint", "the endpoint does not say where it leads; restart it")
     member = case.view.at(case.view.endpoint_target)
     if member is None or member.instance.id != case.victim:
-        return _refuse(
-            "endpoint", f"{case.view.endpoint} leads to {case.view.endpoint_target}, not to the master"
-        )
+        return _refuse("endpoint", f"{case.view.endpoint} leads to {case.view.endpoint_target}, not to the master")
     return _go("endpoint", f"{case.view.endpoint} leads to the master")
 
 

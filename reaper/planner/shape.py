@@ -87,9 +87,7 @@ def _broken_link(view: ClusterView, roots: list[Member], replicas: list[Member])
         while path[-1] in followed and followed[path[-1]] not in path:
             path.append(followed[path[-1]])
         if path[-1] in followed:
-            return OtherShape(
-                name="ring", why=" -> ".join([*path, followed[path[-1]]]) + " replicate in a circle"
-            )
+            return OtherShape(name="ring", why=" -> ".join([*path, followed[path[-1]]]) + " replicate in a circle")
         return OtherShape(
             name="intermediate master", why=f"{name} replicates from {source_name}, which is itself a replica"
         )

@@ -53,9 +53,7 @@ def make_plan(view: ClusterView, request: Request) -> Plan:
     if request.replacement is Replacement.BEFORE:
         steps += [PlannedStep(name=n, phase=Phase.PREPARE, what=w) for n, w in build]
     steps += _cutover(request, role)
-    steps.append(
-        PlannedStep(name=StepName.SETTLE, phase=Phase.RETIRE, what="check the topology and the ledger")
-    )
+    steps.append(PlannedStep(name=StepName.SETTLE, phase=Phase.RETIRE, what="check the topology and the ledger"))
     if request.replacement is Replacement.AFTER:
         steps += [PlannedStep(name=n, phase=Phase.RETIRE, what=w) for n, w in build]
     steps += _retire(request)

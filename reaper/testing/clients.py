@@ -103,16 +103,32 @@ class FakeProbe:
         self._pace = timedelta(microseconds=round(1e6 * clients / rate))
         self._clients = [_Client(n) for n in range(clients)]
         self._writes: list[Write] = []
+        self._hung: set[int] = set()
         self._ended = False
-        with clock.lock, faults.around("start_probe", table):
-            door.callers.append(self)
-            others.append(self)
-            for i, client in enumerate(self._clients):
-                clock.after(self._pace * i / clients, self._ticking(client))
-            if not self.wait_acknowledged(0, READY_WITHIN):
-                said = "; ".join({w.error for w in self._writes}) or "no answer"
+        with clock.lock:
+            try:
+                self._start()
+            except BaseException:
                 self.close()
+                raise
+
+    def _start(self) -> None:
+        with self._faults.around("start_probe", self._table):
+            self._door.callers.append(self)
+            self._others.append(self)
+            for i, client in enumerate(self._clients):
+                self._clock.after(self._pace * i / len(self._clients), self._ticking(client))
+            self._wait_ready()
+
+    def _wait_ready(self) -> None:
+        with self._faults.around("ready", self._table):
+            if not self._clock.wait(lambda: self._all_acknowledged(0), READY_WITHIN):
+                said = "; ".join(sorted({w.error for w in self._writes})) or "no answer"
                 raise TryAgainError(f"the probe's first writes were not acknowledged: {said}")
+
+    def hang(self, number: int) -> None:
+        """From now on this client gets no answer to its next write."""
+        self._hung.add(number)
 
     def wait_acknowledged(self, after_ns: int, within: timedelta) -> bool:
         """Wait until every client had a write acknowledged after that moment."""
@@ -151,8 +167,9 @@ class FakeProbe:
         for client in self._clients:
             if client.sent_ns is not None:
                 self._record(client, Fate.UNKNOWN, "the probe ended")
-        self._door.callers.remove(self)
-        self._others.remove(self)
+        if self in self._others:
+            self._door.callers.remove(self)
+            self._others.remove(self)
 
     def _ticking(self, client: _Client) -> Callable[[], None]:
         def tick() -> None:
@@ -168,6 +185,8 @@ class FakeProbe:
         server = self._at(self._door.target) if self._door.target else None
         client.seq += 1
         client.sent_ns, client.server = self._clock.monotonic_ns(), server
+        if client.number in self._hung:
+            return
         if server is None:
             self._record(client, Fate.REFUSED, "connection refused")
         elif server.state is InstanceState.FROZEN:
@@ -195,7 +214,7 @@ class FakeProbe:
     def rerouted(self) -> None:
         """The endpoint cut the connections."""
         for client in self._clients:
-            if client.sent_ns is not None:
+            if client.sent_ns is not None and client.number not in self._hung:
                 self._record(client, Fate.UNKNOWN, "cut by the endpoint")
 
     def _record(self, client: _Client, fate: Fate, error: str) -> None:

@@ -97,9 +97,7 @@ class FakeServer:
     def wait_applied(self, target: GtidSet, within: timedelta) -> bool:
         """Wait until `target` has been applied, or the server ends."""
         with self._call("wait_applied") as m:
-            self._clock.wait(
-                lambda: m.executed.covers(target) or m.state is not InstanceState.RUNNING, within
-            )
+            self._clock.wait(lambda: m.executed.covers(target) or m.state is not InstanceState.RUNNING, within)
             self._reach()
             return m.executed.covers(target)
 
@@ -110,9 +108,7 @@ class FakeServer:
         with self._call("halt") as m:
             executed = m.executed
             if m.channel is None:
-                return Halted(
-                    received=executed, executed=executed, unfit="it is no replica", broken_applier=True
-                )
+                return Halted(received=executed, executed=executed, unfit="it is no replica", broken_applier=True)
             m.stop_receiver(m.channel.receiver_error)
             broken, unfit = not m.channel.applying, None
             if broken:
@@ -229,10 +225,7 @@ class FakeServer:
     def pages_loaded(self) -> bool:
         """True a while after the boot."""
         with self._call("pages_loaded") as m:
-            return (
-                self._clock.monotonic_ns() - m.booted_ns
-                >= m.knobs.pages_load_for / timedelta(microseconds=1) * 1000
-            )
+            return self._clock.monotonic_ns() - m.booted_ns >= m.knobs.pages_load_for / timedelta(microseconds=1) * 1000
 
     def close(self) -> None:
         """Give the connection back."""

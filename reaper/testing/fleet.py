@@ -140,7 +140,7 @@ class MemoryFleet:
         return Picture(
             members=tuple(_row(m) for m in machines),
             tables=tuple((m.id.short, frozenset(m.tables) - {MARKER}) for m in machines if m.runs),
-            markers=tuple(f"{m.id.short}: {row[0]}" for m in machines for row in m.tables.get(MARKER, ())),
+            markers=tuple(f"{m.id.short}: {row[0]}" for m in machines if m.runs for row in m.tables.get(MARKER, ())),
             snapshots=self.snapshots,
             endpoint=self._doors[cluster].target,
         )

@@ -9,17 +9,12 @@ from reaper.testing.machine import Machine
 class FailoverTool:
     """Promotes the most advanced replica of a cluster a while after its open server has died."""
 
-    def __init__(
-        self, fleet: MemoryFleet, cluster: str, after: timedelta = timedelta(milliseconds=800)
-    ) -> None:
+    def __init__(self, fleet: MemoryFleet, cluster: str, after: timedelta = timedelta(milliseconds=800)) -> None:
         self._fleet, self._cluster, self._after = fleet, cluster, after
         fleet.deaths.append(self._died)
 
     def _died(self, machine: Machine) -> None:
-        if (
-            machine in self._fleet.machines(self._cluster)
-            and self._fleet.door(self._cluster).target == machine.address
-        ):
+        if machine in self._fleet.machines(self._cluster) and self._fleet.door(self._cluster).target == machine.address:
             self._fleet.clock.after(self._after, self._promote)
 
     def _promote(self) -> None:

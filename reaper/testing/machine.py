@@ -188,9 +188,7 @@ class Machine:
 
     # ---- writing
 
-    def commit(
-        self, verb: Verb, table: str, row: Row = (), told: Callable[[Commit], None] | None = None
-    ) -> Commit:
+    def commit(self, verb: Verb, table: str, row: Row = (), told: Callable[[Commit], None] | None = None) -> Commit:
         """Commit here, whoever asks and however open the server is; the caller has checked that."""
         sequence = max((n for (d, _), n in self.marks.items() if d == 0), default=0) + 1
         transaction = Transaction(MariadbGtid(0, self.server_id, sequence), verb, table, row)
@@ -210,9 +208,7 @@ class Machine:
     def _execute(self, transaction: Transaction) -> None:
         gtid = transaction.gtid
         self.log.append(transaction)
-        self.marks[gtid.domain, gtid.server] = max(
-            gtid.sequence, self.marks.get((gtid.domain, gtid.server), 0)
-        )
+        self.marks[gtid.domain, gtid.server] = max(gtid.sequence, self.marks.get((gtid.domain, gtid.server), 0))
         match transaction.verb:
             case Verb.CREATE:
                 self.tables.setdefault(transaction.table, Counter())
@@ -277,9 +273,7 @@ class Machine:
         ahead = self.received.beyond(source.executed)
         if ahead:
             channel.receiving = False
-            channel.receiver_error = (
-                f"Got fatal error 1236 from master: GTID {ahead[0]} is not in the master's binlog"
-            )
+            channel.receiver_error = f"Got fatal error 1236 from master: GTID {ahead[0]} is not in the master's binlog"
             return
         self.schedule_pull()
 
@@ -325,10 +319,7 @@ class Machine:
         applied = False
         while self.relay and self.relay[0][0] <= self.clock.monotonic_ns():
             _, transaction = self.relay.pop(0)
-            if (
-                self.marks.get((transaction.gtid.domain, transaction.gtid.server), 0)
-                < transaction.gtid.sequence
-            ):
+            if self.marks.get((transaction.gtid.domain, transaction.gtid.server), 0) < transaction.gtid.sequence:
                 self._execute(transaction)
                 applied = True
         if applied:

@@ -22,9 +22,7 @@ class FakeTrigger:
         """SIGKILL; the process ends a moment later, which the fence proves."""
         with self._machine.clock.lock, self._faults.around("crash", self._machine.id.short):
             if self._alive() and not self._machine.knobs.immortal:
-                self._machine.clock.after(
-                    self._machine.knobs.dies_after, lambda: self._end("killed by signal 9")
-                )
+                self._machine.clock.after(self._machine.knobs.dies_after, lambda: self._end("killed by signal 9"))
 
     def terminate(self) -> None:
         """SIGTERM: it takes its time, and writes go on meanwhile."""

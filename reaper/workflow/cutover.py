@@ -107,7 +107,7 @@ def quiet(timeline: Timeline) -> Iterator[None]:
         timeline.release()
 
 
-def drain(world: World, armed: Armed, timeline: Timeline) -> None:
+def drain(armed: Armed, timeline: Timeline) -> None:
     """Close the victim for writes and wait until every replica applied all of it. Undone when it fails (E09, E11)."""
     policy, victim = armed.plan.policy, armed.victim_server
     if victim is None:
@@ -189,7 +189,7 @@ def cut_over(world: World, armed: Armed, timeline: Timeline) -> Succession:
         (StepName.REROUTE, f"{armed.endpoint.listen} leads to {heir.address}", promoted_ns, rerouted_ns),
         (
             StepName.REPOINT,
-            f"{', '.join(i.short for i in siblings) or 'nobody'} follow {heir.id.short}",
+            f"to {heir.id.short}: {', '.join(i.short for i in siblings) or 'nobody is left'}",
             applied_ns,
             repointed_ns,
         ),
@@ -279,9 +279,7 @@ def _not_applied(armed: Armed, instance: InstanceId, within: timedelta) -> CallA
 
 def _repoint(world: World, armed: Armed, sibling: InstanceId, heir: Instance) -> str | None:
     """Make a sibling follow the heir; tried again until the policy's time is up. Returns a fault or None."""
-    deadline = (
-        world.clock.monotonic_ns() + int(armed.plan.policy.repoint_within / timedelta(microseconds=1)) * 1000
-    )
+    deadline = world.clock.monotonic_ns() + int(armed.plan.policy.repoint_within / timedelta(microseconds=1)) * 1000
     while True:
         try:
             armed.servers[sibling].follow(heir.address)

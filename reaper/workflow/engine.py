@@ -73,7 +73,7 @@ class Engine(Protocol):
         """
 
     def options(self, seat: Seat) -> str:
-        """The text of my.cnf: loopback, GTID strict, semi-sync armed, crash-safe, boots read-only without replication."""
+        """The text of my.cnf: loopback, GTID strict, crash-safe, semi-sync, boots read-only without replication."""
 
     def command(self, seat: Seat) -> list[str]:
         """The command line that boots the server in the foreground. No secret in it."""

@@ -11,8 +11,7 @@ from reaper.workflow.cutover import Moments
 def client_costs(ledger: Ledger, *, kill_ns: int, until_ns: int) -> tuple[ClientCost, ...]:
     """The outage of each client around the kill. `until_ns`: when writes should have been possible again."""
     return tuple(
-        ClientCost(client=o.client, outage=o.outage)
-        for o in outages(ledger, kill_ns=kill_ns, until_ns=until_ns)
+        ClientCost(client=o.client, outage=o.outage) for o in outages(ledger, kill_ns=kill_ns, until_ns=until_ns)
     )
 
 
@@ -65,7 +64,5 @@ def ledger_faults(verdict: LedgerVerdict, outage: timedelta | None, policy: Poli
         faults.append("at least one client never had a write acknowledged again")
     elif outage > policy.outage_budget:
         ms = timedelta(milliseconds=1)
-        faults.append(
-            f"the outage of {outage / ms:.0f} ms exceeds the budget of {policy.outage_budget / ms:.0f} ms"
-        )
+        faults.append(f"the outage of {outage / ms:.0f} ms exceeds the budget of {policy.outage_budget / ms:.0f} ms")
     return tuple(faults)

@@ -15,7 +15,6 @@ from reaper.domain.facts import (
     InstanceState,
     Marker,
     Member,
-    ServerFacts,
     Soak,
     Unreachable,
 )
@@ -82,7 +81,7 @@ def connections(world: World, cluster: str, instances: list[Instance]) -> Iterat
 
 
 def watch(world: World, view: ClusterView, policy: Policy, *, marker_of: str | None) -> Soak:
-    """Watch a cluster for the policy's soak time. `marker_of`: the run whose marker row is written; None writes nothing."""
+    """Watch a cluster for the policy's soak time. `marker_of`: whose marker row is written; None writes nothing."""
     shape = classify(view)
     if not isinstance(shape, MasterWithReplicas):
         return Soak(window=timedelta(0), before=None, after=None, caught_up={}, distance={}, marker=None)
@@ -93,9 +92,7 @@ def watch(world: World, view: ClusterView, policy: Policy, *, marker_of: str | N
             # Without anybody to acknowledge, the marker's commit would only hang; the guard refuses anyway.
             state = master.semi_sync()
             mute = state.source_enabled and state.source_clients == 0
-            committed = (
-                _mark(world, view.name, shape.master.instance, marker_of) if marker_of and not mute else None
-            )
+            committed = _mark(world, view.name, shape.master.instance, marker_of) if marker_of and not mute else None
             return _watch(world, master, servers, policy, marker_of, committed)
     except ReaperError:
         # A member that stops answering while it is watched leaves everything unknown, which refuses (I10).
@@ -156,9 +153,7 @@ def _watch(
     after = master.semi_sync()
     marker = None
     if marked is not None:
-        marker = Marker(
-            committed_in=marked.committed_in, arrived={i: seen for i, (_, _, seen) in looks.items()}
-        )
+        marker = Marker(committed_in=marked.committed_in, arrived={i: seen for i, (_, _, seen) in looks.items()})
     return Soak(
         window=_since(started, world),
         before=before,

@@ -91,9 +91,7 @@ def build_replacement(world: World, plan: Plan, master: Instance, timeline: Time
         with timeline.step(StepName.JOIN, f"{heir.id.short} follows {master.id.short}") as outcome:
             server.join(master.address, position=snapshot.position, history=history)
             took = _catch_up(world, plan, master, server)
-            outcome.detail = (
-                f"{heir.id.short} follows {master.id.short}, caught up after {took.total_seconds():.2f} s"
-            )
+            outcome.detail = f"{heir.id.short} follows {master.id.short}, caught up after {took.total_seconds():.2f} s"
         check()
         with timeline.step(StepName.WARM, f"{heir.id.short} loads its page list"):
             _until(
@@ -142,9 +140,7 @@ def _catch_up(world: World, plan: Plan, master: Instance, server: Server) -> tim
     return _elapsed(world, began)
 
 
-def _verify(
-    world: World, plan: Plan, heir: Instance, master: Instance, server: Server, wanted: frozenset[str]
-) -> str:
+def _verify(world: World, plan: Plan, heir: Instance, master: Instance, server: Server, wanted: frozenset[str]) -> str:
     """The replacement counts as a copy only after this: data, not positions, are looked at (E16, E29)."""
     with contextlib.closing(world.connect(plan.cluster, master)) as source:
         source.write_marker(plan.run)
@@ -156,16 +152,12 @@ def _verify(
         raise TryAgainError(f"{heir.id.short} lacks tables of the source: {', '.join(sorted(missing)[:5])}")
     facts = server.facts()
     if facts.server_id != heir.server_id:
-        raise TryAgainError(
-            f"{heir.id.short} runs with server id {facts.server_id}, not {heir.server_id} (E14)"
-        )
+        raise TryAgainError(f"{heir.id.short} runs with server id {facts.server_id}, not {heir.server_id} (E14)")
     if facts.openness is Openness.OPEN:
         raise TryAgainError(f"{heir.id.short} accepts writes before it is master (E08)")
     channel = facts.channels[0]
     if channel.receiver is not ThreadState.RUNNING or channel.applier is not ThreadState.RUNNING:
-        raise TryAgainError(
-            f"{heir.id.short} stopped replicating: {channel.receiver_error or channel.applier_error}"
-        )
+        raise TryAgainError(f"{heir.id.short} stopped replicating: {channel.receiver_error or channel.applier_error}")
     return f"{heir.id.short}: marker row, {len(wanted)} tables, read-only, server id {facts.server_id}, replicating"
 
 

@@ -111,9 +111,7 @@ class Rotation:
     def _pass_guards(self, moment: Moment, heir: Instance | None) -> ClusterView:
         world, plan = self._world, self._plan
         if moment is Moment.PLAN:
-            self._undo.push(
-                "clear the marker row", lambda: self._on_master(lambda s: s.clear_marker(plan.run))
-            )
+            self._undo.push("clear the marker row", lambda: self._on_master(lambda s: s.clear_marker(plan.run)))
         view, verdicts = examine(world, plan, moment, heir=heir.id if heir else None, mark=True)
         world.journal.guards(plan.run, verdicts)
         shape = classify(view)
@@ -145,9 +143,7 @@ class Rotation:
         victim = instance_of(world, plan.cluster, plan.victim)
         others = [m.instance for m in living(observe(world, plan.cluster)) if m.instance.id != plan.victim]
         table = self._names.probe_table
-        self._undo.push(
-            "drop the probe's table", lambda: self._on_master(lambda s: s.drop_probe_table(table))
-        )
+        self._undo.push("drop the probe's table", lambda: self._on_master(lambda s: s.drop_probe_table(table)))
         self._on_master(lambda s: s.create_probe_table(table))
         with contextlib.closing(world.start_probe(plan, table)) as probe:
             with self._timeline.step(StepName.PROBE, "clients write through the endpoint"):
@@ -155,7 +151,7 @@ class Rotation:
             with arm(world, plan, victim, others, heir.id if heir else None) as armed:
                 self._pass_guards(Moment.KILL, heir)
                 if plan.policy.mode is KillMode.DRAIN:
-                    drain(world, armed, self._timeline)
+                    drain(armed, self._timeline)
                 try:
                     world.interrupt.cross()
                 except AbortedError:
@@ -196,13 +192,9 @@ class Rotation:
         world, plan = self._world, self._plan
         within = plan.policy.failover_within
         dead_ns = world.clock.monotonic_ns()
-        with self._timeline.step(
-            StepName.WATCH, f"the site's own tool has {within.total_seconds():g} s"
-        ) as outcome:
+        with self._timeline.step(StepName.WATCH, f"the site's own tool has {within.total_seconds():g} s") as outcome:
             back = probe.wait_acknowledged(dead_ns, within)
-            outcome.detail = (
-                "writes are acknowledged again" if back else f"no write acknowledged within {within}"
-            )
+            outcome.detail = "writes are acknowledged again" if back else f"no write acknowledged within {within}"
         ledger = self._stop_probe(probe)
         costs = client_costs(ledger, kill_ns=kill_ns, until_ns=dead_ns)
         if not back:
@@ -218,14 +210,10 @@ class Rotation:
                 notes=(),
             )
         view = observe(world, plan.cluster)
-        shape = classify(
-            replace(view, members=tuple(m for m in view.members if m.instance.id != plan.victim))
-        )
+        shape = classify(replace(view, members=tuple(m for m in view.members if m.instance.id != plan.victim)))
         heir = shape.master.instance if isinstance(shape, MasterWithReplicas) else None
         self._known_master = heir
-        faults = (
-            () if heir else (f"after the failover the topology is not sound: {getattr(shape, 'why', shape)}",)
-        )
+        faults = () if heir else (f"after the failover the topology is not sound: {getattr(shape, 'why', shape)}",)
         return self._judge_ledger(heir, ledger, table, costs, (), faults, ())
 
     def _after_succession(self, probe: Probe, table: str, succession: Succession, back: bool) -> _Killed:
@@ -239,9 +227,7 @@ class Rotation:
         with contextlib.closing(self._world.connect(self._plan.cluster, succession.heir)) as server:
             server.forget_source()
         notes = (f"proof of death: {succession.proof}",)
-        return self._judge_ledger(
-            succession.heir, ledger, table, costs, parts_of(ledger, moments), faults, notes
-        )
+        return self._judge_ledger(succession.heir, ledger, table, costs, parts_of(ledger, moments), faults, notes)
 
     def _stop_probe(self, probe: Probe) -> Ledger:
         self._world.clock.sleep(_PROBE_AFTER)
@@ -268,7 +254,7 @@ class Rotation:
     # ---- retire
 
     def _retire(self, killed: _Killed, before: int) -> RunVerdict:
-        """Restore the size, quarantine and delete the victim, forget what was made. Faults are collected, not raised."""
+        """Restore the size, put the victim away, forget what was made. Faults are collected, not raised."""
         world, plan = self._world, self._plan
         faults = list(killed.faults)
         leaderless = plan.policy.failover is FailoverBy.OBSERVE and killed.ledger is None
@@ -276,9 +262,7 @@ class Rotation:
             if plan.replacement is Replacement.AFTER:
                 self._attempt(faults, "restore the cluster's size", self._replace_afterwards)
             self._attempt(faults, "forget what the run made", self._forget)
-        self._attempt(
-            faults, f"quarantine {plan.victim.short}", lambda: self._put_away(delete=not leaderless)
-        )
+        self._attempt(faults, f"quarantine {plan.victim.short}", lambda: self._put_away(delete=not leaderless))
         view = observe(world, plan.cluster)
         after = sum(1 for m in living(view) if m.facts)
         expected = before - 1 if plan.replacement is Replacement.NONE else before

@@ -44,16 +44,12 @@ class Timeline:
             yield outcome
         except BaseException as error:
             ended = self._world.clock.monotonic_ns()
-            self._emit(
-                step, EventKind.FAILED, str(error) or type(error).__name__, ended, took_ns=ended - began
-            )
+            self._emit(step, EventKind.FAILED, str(error) or type(error).__name__, ended, took_ns=ended - began)
             raise
         ended = self._world.clock.monotonic_ns()
         self._emit(step, EventKind.DONE, outcome.detail, ended, took_ns=ended - began)
 
-    def _emit(
-        self, step: StepName, kind: EventKind, detail: str, at_ns: int, *, took_ns: int | None = None
-    ) -> None:
+    def _emit(self, step: StepName, kind: EventKind, detail: str, at_ns: int, *, took_ns: int | None = None) -> None:
         wall = self._world.clock.now().isoformat(timespec="milliseconds")
         event = Event(step=step, kind=kind, detail=detail, at_ns=at_ns, wall=wall, took_ns=took_ns)
         if self._held is not None:

@@ -203,7 +203,5 @@ def plan_for(
     run: str = "run-1",
 ) -> Plan:
     """The plan that the composition root would make of the observed cluster."""
-    request = Request(
-        run=run, victim=victim, policy=policy or Policy(), replacement=replacement, why="a test asks"
-    )
+    request = Request(run=run, victim=victim, policy=policy or Policy(), replacement=replacement, why="a test asks")
     return make_plan(observe(world, victim.name.partition("/")[0]), request)

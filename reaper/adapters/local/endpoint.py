@@ -111,13 +111,11 @@ class LocalEndpoint:
                 return Route(target=_address(target), epoch=epoch, clients=clients)
             case {"ok": False, "kind": "failed", "error": str(why)}:
                 raise TryAgainError(
-                    f"the endpoint {self._listen} did not move: {why}; "
-                    "make room or repair the directory, then repeat"
+                    f"the endpoint {self._listen} did not move: {why}; make room or repair the directory, then repeat"
                 )
             case {"ok": False, "error": str(why)}:
                 raise RefusedError(
-                    f"the endpoint {self._listen} refused: {why}; "
-                    "find out who moved it, then observe and plan again"
+                    f"the endpoint {self._listen} refused: {why}; find out who moved it, then observe and plan again"
                 )
         raise ValueError("its answer cannot be understood")
 

@@ -71,9 +71,7 @@ class Config:
             case (int() | float()) as hold, int(most) if hold > 0 and most >= 0:
                 pass
             case _:
-                raise ValueError(
-                    "hold_seconds must be a positive number and most_held a whole one, not negative"
-                )
+                raise ValueError("hold_seconds must be a positive number and most_held a whole one, not negative")
         return Config(
             listen=_target(listen),
             control=Path(control),
@@ -389,9 +387,7 @@ class Control(asyncio.Protocol):
         for line in lines:
             self._say(self._door.answer(line))
         if len(self._rest) > _LINE_BYTES:
-            self._say(
-                {"ok": False, "error": f"a line is longer than {_LINE_BYTES} bytes", "kind": "malformed"}
-            )
+            self._say({"ok": False, "error": f"a line is longer than {_LINE_BYTES} bytes", "kind": "malformed"})
             self.transport.close()
 
     def _say(self, answer: Answer) -> None:
@@ -533,9 +529,7 @@ def main() -> int:
         config = Config.parse(sys.stdin.buffer.readline(_LINE_BYTES))
         log = os.open(config.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         os.dup2(log, 2)
-        logging.basicConfig(
-            stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-        )
+        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         _raise_file_limit()
         door = Door(config, *_read_state(config))
         listener = _listen(config)

@@ -61,9 +61,7 @@ class LocalFleet:
             method, position = SnapshotMethod.COLD, None
             note = f"{record.name} was stopped for the copy, since no tool for a hot one is installed"
         size = sum(p.lstat().st_blocks * 512 for p in into.rglob("*"))
-        snapshot = Snapshot(
-            name=name, source=source.id, method=method, position=position, size_bytes=size, note=note
-        )
+        snapshot = Snapshot(name=name, source=source.id, method=method, position=position, size_bytes=size, note=note)
         _write_note(noted, snapshot)
         return snapshot
 
@@ -73,9 +71,7 @@ class LocalFleet:
             shutil.copytree(registry.seat(record).data, into, ignore=_sockets)
         except (OSError, shutil.Error) as error:
             shutil.rmtree(into, ignore_errors=True)
-            raise TryAgainError(
-                f"cannot copy the data of {record.name} to {into}: {_brief(error)}"
-            ) from error
+            raise TryAgainError(f"cannot copy the data of {record.name} to {into}: {_brief(error)}") from error
 
     def resume_source(self, source: Instance) -> None:
         """Boot the source of a cold snapshot again if it does not run."""
@@ -99,9 +95,7 @@ class LocalFleet:
                 copy.replace(seat.data)
                 engine.strip(seat.data)
         except OSError as error:
-            raise TryAgainError(
-                f"the snapshot {snapshot.name} cannot be moved to {seat.data}: {error}"
-            ) from error
+            raise TryAgainError(f"the snapshot {snapshot.name} cannot be moved to {seat.data}: {error}") from error
         boot(registry, engine, record.name, self._connect, check)
         return describe(registry, cluster, _known(registry.read(), record.name))
 

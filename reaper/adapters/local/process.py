@@ -84,9 +84,7 @@ class Weapon:
             raise RefusedError(f"{name} does not run: {error.strerror}") from error
         if state_of(process) is None:
             os.close(self._pidfd)
-            raise RefusedError(
-                f"process {process.pid} is not the {name} that reaper started: nothing is killed"
-            )
+            raise RefusedError(f"process {process.pid} is not the {name} that reaper started: nothing is killed")
         self._poll = select.poll()
         self._poll.register(self._pidfd, select.POLLIN)
 

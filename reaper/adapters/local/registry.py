@@ -114,9 +114,7 @@ class Registry:
         except FileNotFoundError:
             raise UsageError(f"there is no lab {self.home.name!r}: `reaper lab up` makes one") from None
         except (ValidationError, OSError, ValueError) as error:
-            first = (
-                error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-            )
+            first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
             where = ".".join(map(str, first["loc"]))
             raise UsageError(
                 f"the lab's book {self.book} cannot be read ({where} {first['msg']}): restore it "
@@ -140,9 +138,7 @@ class Registry:
 
     def seat(self, instance: InstanceRecord) -> Seat:
         """Where an instance lives."""
-        return Seat(
-            home=self.home / "instances" / instance.name, port=instance.port, server_id=instance.server_id
-        )
+        return Seat(home=self.home / "instances" / instance.name, port=instance.port, server_id=instance.server_id)
 
     def snapshot(self, name: str) -> Path:
         """Where a snapshot lies."""

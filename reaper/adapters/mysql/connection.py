@@ -41,9 +41,7 @@ _GONE = {0, 1053, 1077, 1079, 1158, 1159, 1160, 1161, 2002, 2003, 2005, 2006, 20
 class Connection:
     """One session, autocommit. Raises only errors of `reaper.domain.errors`."""
 
-    def __init__(
-        self, address: Address, account: Login, *, tls: bool, read_timeout_s: float = READ_TIMEOUT_S
-    ) -> None:
+    def __init__(self, address: Address, account: Login, *, tls: bool, read_timeout_s: float = READ_TIMEOUT_S) -> None:
         self._address = address
         self._account = account
         try:
@@ -93,9 +91,7 @@ def classed(error: Exception, address: Address, user: str, doing: str) -> Server
     if isinstance(error, RuntimeError) and "cryptography" in text:
         return ServerError(f"{where}: the account needs RSA authentication: pip install 'reaper[mysql]'")
     if number in _DENIED:
-        return AccessDeniedError(
-            f"{where}: the account {user!r} is rejected: {text}. Check its password and grants."
-        )
+        return AccessDeniedError(f"{where}: the account {user!r} is rejected: {text}. Check its password and grants.")
     if number in _FULL:
         return TooManyConnectionsError(f"{where}: alive but full: {text}")
     if number in _READ_ONLY:

@@ -14,9 +14,7 @@ from reaper.workflow.ports import Halted
 # How long a replica waits before it tries its source again, seconds.
 CONNECT_RETRY_S = 1
 
-_SCHEMA_CHANGE = re.compile(
-    r"^\s*(/\*.*?\*/\s*)*(ALTER|CREATE|DROP|TRUNCATE|RENAME|OPTIMIZE|REPAIR)\b", re.I | re.S
-)
+_SCHEMA_CHANGE = re.compile(r"^\s*(/\*.*?\*/\s*)*(ALTER|CREATE|DROP|TRUNCATE|RENAME|OPTIMIZE|REPAIR)\b", re.I | re.S)
 
 
 class Dialect(Protocol):
@@ -40,9 +38,7 @@ class Dialect(Protocol):
     def halt(self, ask: Ask) -> Halted:
         """Stop the receiver and read the positions."""
 
-    def join(
-        self, ask: Ask, source: Address, account: Login, position: str | None, history: GtidSet | None
-    ) -> None:
+    def join(self, ask: Ask, source: Address, account: Login, position: str | None, history: GtidSet | None) -> None:
         """Make a fresh copy a replica of `source`."""
 
     def follow(self, ask: Ask, source: Address, account: Login) -> None:

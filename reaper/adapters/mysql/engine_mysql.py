@@ -27,7 +27,8 @@ _PLUGINS = (
     "rpl_semi_sync_replica=semisync_replica.so",
     "clone=mysql_clone.so",
 )
-# semisync_source.so and the option names with "replica" came with 8.0.26 (its release notes).
+# semisync_source.so came with 8.0.26 ("Semisynchronous Replication Interface" in the manual), and with it the
+# option names with "replica" (WL#14194).
 _OLDEST = (8, 0, 26)
 
 # What reaper's own account needs, from an account that was tried statement by statement on 8.0.43.
@@ -36,8 +37,7 @@ _OLDEST = (8, 0, 26)
 _ADMIN_GRANTS = (
     "GRANT SELECT, TRIGGER, EVENT, RELOAD, PROCESS, SHUTDOWN, REPLICATION CLIENT, REPLICATION SLAVE"
     " ON *.* TO {account}",
-    "GRANT REPLICATION_SLAVE_ADMIN, SYSTEM_VARIABLES_ADMIN, CONNECTION_ADMIN, BACKUP_ADMIN"
-    " ON *.* TO {account}",
+    "GRANT REPLICATION_SLAVE_ADMIN, SYSTEM_VARIABLES_ADMIN, CONNECTION_ADMIN, BACKUP_ADMIN ON *.* TO {account}",
     "GRANT ALL ON reaper.* TO {account}",
 )
 

@@ -222,13 +222,9 @@ class MariadbDialect:
             unfit = f"its applier is stopped: {channel.applier_error or 'by hand'}"
         elif channel.delay:
             unfit = f"it has a configured delay of {channel.delay.total_seconds():.0f} s"
-        return Halted(
-            received=channel.received | executed, executed=executed, unfit=unfit, broken_applier=broken
-        )
+        return Halted(received=channel.received | executed, executed=executed, unfit=unfit, broken_applier=broken)
 
-    def join(
-        self, ask: Ask, source: Address, account: Login, position: str | None, history: GtidSet | None
-    ) -> None:
+    def join(self, ask: Ask, source: Address, account: Login, position: str | None, history: GtidSet | None) -> None:
         """Forget what was copied of replication, tell the copy its own history, follow `source` (E30).
 
         A hot copy carries no binary log, so its gtid_binlog_state is empty: it is set to the source's

@@ -1,7 +1,8 @@
 """The dialect of Oracle MySQL 8.0.23 and later, 8.4 included.
 
 The statements and columns are those that a real 8.0.43 accepted and answered (tests/data/mysql80), and
-the names of the 8.4 manual, which dropped the words of earlier versions.
+the names of the 8.4 manual, which dropped the words of earlier versions. The file is long because a
+quarter of it is SQL.
 """
 
 import re
@@ -80,7 +81,8 @@ _FILTERS = (
 )
 
 _TRANSACTIONS = (
-    # innodb_trx tells local time of the operating system, NOW() that of the session's time zone (E27).
+    # innodb_trx tells local time of the operating system (field_store_time_t in i_s.cc), NOW() that of the
+    # session's time zone (E27).
     "SELECT p.ID AS id, p.USER AS user, p.HOST AS host, TIMESTAMPDIFF(SECOND, t.trx_started,"
     " CONVERT_TZ(UTC_TIMESTAMP(), '+00:00', 'SYSTEM')) AS age_s,"
     " CONCAT(t.trx_rows_modified, ' rows modified ', COALESCE(LEFT(p.INFO, 60), '')) AS info"
@@ -94,7 +96,7 @@ _RUNNING = (
     " WHERE ID <> CONNECTION_ID() AND USER <> 'system user'"
 )
 # FLUSH TABLES WITH READ LOCK holds GLOBAL, LOCK INSTANCE FOR BACKUP holds BACKUP LOCK, both SHARED; what
-# they hold off asks for INTENTION_EXCLUSIVE ("The metadata_locks Table" of the manual, sql/mdl.h of 8.0).
+# they hold off asks for INTENTION_EXCLUSIVE (acquire_mdl_for_backup in the source of 8.0).
 _LOCKS = (
     "SELECT t.PROCESSLIST_ID AS id, t.PROCESSLIST_USER AS user, t.PROCESSLIST_HOST AS host,"
     " t.PROCESSLIST_TIME AS age_s, CONCAT('holds ', m.OBJECT_TYPE, ' ', m.LOCK_TYPE) AS info"
@@ -104,8 +106,7 @@ _LOCKS = (
     " AND m.LOCK_STATUS = 'GRANTED' AND t.PROCESSLIST_ID <> CONNECTION_ID()"
 )
 _LOCKS_SEEN = (
-    "SELECT ENABLED AS enabled FROM performance_schema.setup_instruments"
-    " WHERE NAME = 'wait/lock/metadata/sql/mdl'"
+    "SELECT ENABLED AS enabled FROM performance_schema.setup_instruments WHERE NAME = 'wait/lock/metadata/sql/mdl'"
 )
 _CLONES = (
     "SELECT c.PID AS id, COALESCE(p.USER, '?') AS user, COALESCE(p.HOST, '?') AS host, p.TIME AS age_s,"
@@ -132,10 +133,8 @@ class MysqlDialect:
     def facts(self, ask: Ask) -> ServerFacts:
         """Everything the guards want to know; a variable that the server does not have counts against it."""
         values = settings(ask, (*_SETTINGS, *_PARITY))
-        # Not from SHOW VARIABLES, which cuts a value after 1024 characters.
-        own = ask(
-            "SELECT @@global.gtid_executed AS executed, @@global.gtid_purged AS purged, VERSION() AS version"
-        )[0]
+        # SHOW VARIABLES cuts long values (its page in the manual; VARCHAR(1024) in global_variables).
+        own = ask("SELECT @@global.gtid_executed AS executed, @@global.gtid_purged AS purged, VERSION() AS version")[0]
         semi_sync = _semi_sync_names(ask("SHOW GLOBAL VARIABLES LIKE 'rpl_semi_sync%'"))
         parity = [
             ("version", ".".join(own["version"].split(".")[:2])),
@@ -259,9 +258,7 @@ class MysqlDialect:
             unfit = f"its applier is stopped: {channel.applier_error or 'by hand'}"
         elif channel.delay:
             unfit = f"it has a configured delay of {channel.delay.total_seconds():.0f} s"
-        return Halted(
-            received=channel.received | executed, executed=executed, unfit=unfit, broken_applier=broken
-        )
+        return Halted(received=channel.received | executed, executed=executed, unfit=unfit, broken_applier=broken)
 
     def join(
         self,
@@ -355,7 +352,7 @@ def _semi_sync_names(rows: list[Row]) -> dict[str, str]:
 
 
 def _renamed(values: dict[str, str]) -> dict[str, str]:
-    # The plugins' names before 8.0.26, still loadable; the two kinds cannot be loaded together (4045).
+    # The plugins' names before 8.0.26, still loadable after; the two kinds exclude each other (4045).
     return {k.replace("_master_", "_source_").replace("_slave_", "_replica_"): v for k, v in values.items()}
 
 

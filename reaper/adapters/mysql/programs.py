@@ -109,7 +109,5 @@ def version_text(program: Path) -> str:
             [program, "--no-defaults", "--version"], capture_output=True, text=True, timeout=20, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise UsageError(
-            f"cannot run {program}: {error}. Name a mysqld or mariadbd with --server."
-        ) from error
+        raise UsageError(f"cannot run {program}: {error}. Name a mysqld or mariadbd with --server.") from error
     return (answer.stdout + answer.stderr).strip()

@@ -16,9 +16,7 @@ SCHEMA = "reaper"  # everything of reaper's in a cluster lies in this schema
 class SqlServer:
     """One warm connection to one server."""
 
-    def __init__(
-        self, instance: InstanceId, connection: Connection, dialect: Dialect, replication: Login
-    ) -> None:
+    def __init__(self, instance: InstanceId, connection: Connection, dialect: Dialect, replication: Login) -> None:
         self._instance = instance
         self._connection = connection
         self._ask = connection.ask
@@ -80,9 +78,7 @@ class SqlServer:
 
     def write_marker(self, run: str) -> None:
         """Commit the run's marker row."""
-        self._ask(
-            f"CREATE TABLE IF NOT EXISTS {SCHEMA}.marker (run VARCHAR(120) PRIMARY KEY, seen INT NOT NULL)"
-        )
+        self._ask(f"CREATE TABLE IF NOT EXISTS {SCHEMA}.marker (run VARCHAR(120) PRIMARY KEY, seen INT NOT NULL)")
         self._ask(
             f"INSERT INTO {SCHEMA}.marker (run, seen) VALUES (%s, 1) ON DUPLICATE KEY UPDATE seen = seen + 1",
             run,
@@ -130,9 +126,7 @@ class SqlServer:
 
     def pages_loaded(self) -> bool:
         """True if the load at startup has completed, or there was nothing to load."""
-        status = counters(self._ask, "Innodb_buffer_pool_load_status").get(
-            "innodb_buffer_pool_load_status", ""
-        )
+        status = counters(self._ask, "Innodb_buffer_pool_load_status").get("innodb_buffer_pool_load_status", "")
         return "Loading" not in status and "Loaded" not in status
 
     def close(self) -> None:

@@ -87,9 +87,7 @@ class ProcessProbe:
                 return True
             if ended:
                 self._trouble = self._trouble or f"the probe died: {self._last_words(self._hear(deadline))}"
-                raise TryAgainError(
-                    f"{self._trouble}; what it recorded is in {self._config.ledger}; start a new one"
-                )
+                raise TryAgainError(f"{self._trouble}; what it recorded is in {self._config.ledger}; start a new one")
             if time.monotonic() >= deadline:
                 return False
             time.sleep(POLL_S)
@@ -109,9 +107,7 @@ class ProcessProbe:
             self.close()
             self._ledger = self._tail.whole()
             if said.get("written", len(self._ledger.writes)) != len(self._ledger.writes):
-                self._trouble = (
-                    f"the probe wrote {said['written']} lines, {len(self._ledger.writes)} are there"
-                )
+                self._trouble = f"the probe wrote {said['written']} lines, {len(self._ledger.writes)} are there"
         return self._ledger
 
     def close(self) -> None:

@@ -162,9 +162,7 @@ class SqliteStore:
             except BlockingIOError:
                 lock.seek(0)
                 holder = lock.read().strip() or "another process"
-                raise RefusedError(
-                    f"{cluster} is being worked on by {holder}: wait until it has ended"
-                ) from None
+                raise RefusedError(f"{cluster} is being worked on by {holder}: wait until it has ended") from None
             lock.truncate(0)
             lock.write(f"process {os.getpid()}")
             lock.flush()
