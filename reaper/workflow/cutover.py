@@ -25,9 +25,9 @@ from reaper.workflow.run import Timeline
 _REPOINT_TRIES_EVERY = timedelta(milliseconds=200)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Moments:
-    """Monotonic nanoseconds of what happened; a client's outage is cut into parts at these."""
+    """Monotonic nanoseconds of what happened, in this order; a client's outage is cut into parts at these."""
 
     kill: int
     dead: int
@@ -141,8 +141,8 @@ def undrain(armed: Armed) -> None:
 
 def cut_over(world: World, armed: Armed, timeline: Timeline) -> Succession:
     """Kill the master and put the heir in its place. The first statement is the point of no return."""
-    now, policy = world.clock.monotonic_ns, armed.plan.policy
-    kill_ns = now()
+    policy, name = armed.plan.policy, armed.victim.id.short
+    laps = _Laps(world, timeline)
     fire(armed.trigger, policy.mode)
     halts = {i: armed.pool.submit(server.halt) for i, server in armed.servers.items()}
     if policy.mode is KillMode.FREEZE:
@@ -151,60 +151,52 @@ def cut_over(world: World, armed: Armed, timeline: Timeline) -> Succession:
             halt.exception()
         armed.trigger.crash()
     proof = fence(armed, policy.fence_within)
-    dead_ns = now()
+    laps.done(StepName.KILL, f"{name}: {policy.mode}")
     candidates, faults = _answers(halts)
-    fenced_ns = now()
+    laps.done(StepName.FENCE, f"{proof}; receivers stopped on {', '.join(c.instance.short for c in candidates)}")
     election = elect(candidates, preferred=armed.preferred)
     if isinstance(election, NoHeir):
         raise CallAPersonError(
-            f"{armed.victim.id.short} is dead and nobody was promoted: {election.why} "
-            f"({'; '.join(election.evidence)}). Decide which replica's history to keep, then promote it by hand."
+            f"{name} is dead and nobody was promoted: {election.why} ({'; '.join(election.evidence)}). "
+            "Decide which replica's history to keep, then promote it by hand."
         )
-    elected_ns = now()
+    heir = armed.replicas[election.heir]
+    laps.done(StepName.ELECT, f"{heir.id.short}: {election.why}")
     _apply(armed, election, {c.instance: c for c in candidates})
-    applied_ns = now()
-    heir, heir_server = armed.replicas[election.heir], armed.servers[election.heir]
+    laps.done(StepName.APPLY, f"{heir.id.short} applied everything received")
+    applied_ns = laps.at
     siblings = [c.instance for c in candidates if c.instance != election.heir]
     repoints = {i: armed.pool.submit(_repoint, world, armed, i, heir) for i in siblings}
-    heir_server.promote(arm_semi_sync=policy.loss is Loss.FORBIDDEN and bool(siblings))
-    promoted_ns = now()
+    armed.servers[heir.id].promote(arm_semi_sync=policy.loss is Loss.FORBIDDEN and bool(siblings))
+    laps.done(StepName.PROMOTE, f"{heir.id.short} is open for writes")
     armed.endpoint.route(heir.address, armed.victim.address)
-    rerouted_ns = now()
+    laps.done(StepName.REROUTE, f"{armed.endpoint.listen} leads to {heir.address}")
     faults += [fault for fault in (wait.result() for wait in repoints.values()) if fault]
-    repointed_ns = now()
+    moved = ", ".join(i.short for i in siblings) or "nobody is left"
+    timeline.span(StepName.REPOINT, f"to {heir.id.short}: {moved}", applied_ns, world.clock.monotonic_ns())
     target = armed.endpoint.show().target
     if target != heir.address:
         faults.append(f"the endpoint leads to {target}, not to the heir {heir.address}")
-    for step, detail, began, ended in (
-        (StepName.KILL, f"{armed.victim.id.short}: {policy.mode}", kill_ns, dead_ns),
-        (
-            StepName.FENCE,
-            f"{proof}; receivers stopped on {', '.join(c.instance.short for c in candidates)}",
-            dead_ns,
-            fenced_ns,
-        ),
-        (StepName.ELECT, f"{heir.id.short}: {election.why}", fenced_ns, elected_ns),
-        (StepName.APPLY, f"{heir.id.short} applied everything received", elected_ns, applied_ns),
-        (StepName.PROMOTE, f"{heir.id.short} is open for writes", applied_ns, promoted_ns),
-        (StepName.REROUTE, f"{armed.endpoint.listen} leads to {heir.address}", promoted_ns, rerouted_ns),
-        (
-            StepName.REPOINT,
-            f"to {heir.id.short}: {', '.join(i.short for i in siblings) or 'nobody is left'}",
-            applied_ns,
-            repointed_ns,
-        ),
-    ):
-        timeline.span(step, detail, began, ended)
-    moments = Moments(
-        kill=kill_ns,
-        dead=dead_ns,
-        fenced=fenced_ns,
-        elected=elected_ns,
-        applied=applied_ns,
-        promoted=promoted_ns,
-        rerouted=rerouted_ns,
-    )
-    return Succession(heir=heir, moments=moments, proof=proof, faults=tuple(faults))
+    return Succession(heir=heir, moments=Moments(*laps.moments), proof=proof, faults=tuple(faults))
+
+
+class _Laps:
+    """The moments at which the steps of a cutover ended, each told to the timeline at once."""
+
+    def __init__(self, world: World, timeline: Timeline) -> None:
+        self._now, self._timeline = world.clock.monotonic_ns, timeline
+        self.moments = [self._now()]
+
+    @property
+    def at(self) -> int:
+        """When the last step ended."""
+        return self.moments[-1]
+
+    def done(self, step: StepName, detail: str) -> None:
+        """A step ended now; it began when the one before it ended."""
+        began = self.at
+        self.moments.append(self._now())
+        self._timeline.span(step, detail, began, self.at)
 
 
 def fire(trigger: Trigger, mode: KillMode) -> None:

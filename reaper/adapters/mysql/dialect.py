@@ -5,14 +5,18 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Protocol
 
-from reaper.adapters.mysql.connection import Ask, Row
-from reaper.domain.facts import Address, Flavour, SemiSync, ServerFacts, Session, ThreadState
+from reaper.adapters.mysql.connection import READ_TIMEOUT_S, Ask, Row
+from reaper.domain.facts import Address, Flavour, Replication, SemiSync, ServerFacts, Session, ThreadState
 from reaper.domain.gtid import GtidSet
 from reaper.workflow.engine import Login
 from reaper.workflow.ports import Halted
 
 # How long a replica waits before it tries its source again, seconds.
 CONNECT_RETRY_S = 1
+
+# A lock wait must end in the server before the client gives up, or the server closes itself for writes
+# later, when nobody is there to undo it (E09).
+LONGEST_LOCK_WAIT_S = READ_TIMEOUT_S - 5
 
 _SCHEMA_CHANGE = re.compile(r"^\s*(/\*.*?\*/\s*)*(ALTER|CREATE|DROP|TRUNCATE|RENAME|OPTIMIZE|REPAIR)\b", re.I | re.S)
 
@@ -58,6 +62,20 @@ class Dialect(Protocol):
 
     def open_for_writes(self, ask: Ask) -> None:
         """Undo `close_for_writes`."""
+
+
+def halted(channels: tuple[Replication, ...], executed: GtidSet) -> Halted:
+    """What a replica whose receiver was stopped is worth in an election (E06)."""
+    if not channels:
+        return Halted(received=executed, executed=executed, unfit="it is no replica", broken_applier=True)
+    channel = channels[0]
+    broken = channel.applier is ThreadState.STOPPED
+    unfit = None
+    if broken:
+        unfit = f"its applier is stopped: {channel.applier_error or 'by hand'}"
+    elif channel.delay:
+        unfit = f"it has a configured delay of {channel.delay.total_seconds():.0f} s"
+    return Halted(received=channel.received | executed, executed=executed, unfit=unfit, broken_applier=broken)
 
 
 def settings(ask: Ask, names: Iterable[str]) -> dict[str, str]:

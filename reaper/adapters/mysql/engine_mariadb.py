@@ -19,6 +19,8 @@ from reaper.workflow.engine import HotCopy, Login, Logins, Seat
 
 SEMI_SYNC_TIMEOUT_MS = 3_600_000  # an hour: long enough that it does not fall back to asynchronous (E02)
 
+_PAGE_LIST = "ib_buffer_pool"  # innodb_buffer_pool_filename, its default
+
 # How often mariadb-backup looks for new redo log. Its default of 1000 ms (mariadb-backup --help) makes every
 # backup of a server that is written to wait for two seconds: 2.1 s against 0.3 s for an empty one.
 _LOG_COPY_INTERVAL_MS = 100
@@ -138,6 +140,12 @@ class MariadbEngine:
                 run_tool([str(tool), *backup, f"--datadir={source.data}", *pace], log, check=check)
             run_tool([str(tool), "--prepare", f"--target-dir={into}"], log, check=check)
             position = _position(into)
+            pages = source.data / _PAGE_LIST  # not among the files that mariadb-backup copies
+            if pages.exists():
+                shutil.copyfile(pages, into / _PAGE_LIST)
+        except OSError as error:
+            shutil.rmtree(into, ignore_errors=True)
+            raise TryAgainError(f"cannot copy the page list of {source.data}: {error}") from error
         except ReaperError:
             shutil.rmtree(into, ignore_errors=True)
             raise

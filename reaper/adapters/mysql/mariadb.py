@@ -5,9 +5,11 @@ from datetime import timedelta
 from reaper.adapters.mysql.connection import WAIT_SLICE_S, Ask, Row
 from reaper.adapters.mysql.dialect import (
     CONNECT_RETRY_S,
+    LONGEST_LOCK_WAIT_S,
     ONLINE_SCHEMA_CHANGE,
     counters,
     error_text,
+    halted,
     is_schema_change,
     on,
     quoted,
@@ -25,7 +27,6 @@ from reaper.domain.facts import (
     SemiSync,
     ServerFacts,
     Session,
-    ThreadState,
 )
 from reaper.domain.gtid import GtidSet, MariadbGtidSet
 from reaper.workflow.engine import Login
@@ -34,8 +35,6 @@ from reaper.workflow.ports import Halted
 _SETTINGS = (
     "server_id",
     "read_only",
-    "gtid_binlog_state",
-    "gtid_slave_pos",
     "gtid_strict_mode",
     "log_bin",
     "log_slave_updates",
@@ -100,7 +99,7 @@ class MariadbDialect:
             server_id=int(values["server_id"]),
             server_uuid=None,
             openness=Openness.READ_ONLY if on(values["read_only"]) else Openness.OPEN,
-            executed=_state(values["gtid_binlog_state"], values["gtid_slave_pos"]),
+            executed=self.executed(ask),
             purged=None,
             gtid_strict=on(values["gtid_strict_mode"]),
             binlog=on(values["log_bin"]),
@@ -133,7 +132,7 @@ class MariadbDialect:
     def _activity(self, ask: Ask) -> Activity | None:
         try:
             transactions = ask(
-                "SELECT p.id, p.user, p.host, TIMESTAMPDIFF(SECOND, t.trx_started, NOW()) AS age_s,"
+                "SELECT p.id, p.user, p.host, TIMESTAMPDIFF(SECOND, t.trx_started, SYSDATE()) AS age_s,"
                 " CONCAT(t.trx_rows_modified, ' rows modified ', COALESCE(LEFT(p.info, 60), '')) AS info"
                 " FROM information_schema.innodb_trx t"
                 " JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id"
@@ -177,7 +176,7 @@ class MariadbDialect:
     def executed(self, ask: Ask) -> GtidSet:
         """The binary log's state joined with the replicated position."""
         row = ask("SELECT @@global.gtid_binlog_state AS state, @@global.gtid_slave_pos AS pos")[0]
-        return _state(str(row["state"]), str(row["pos"]))
+        return MariadbGtidSet.parse(str(row["state"])) | MariadbGtidSet.parse(str(row["pos"]))
 
     def semi_sync(self, ask: Ask) -> SemiSync:
         """The semi-sync state and counters."""
@@ -211,18 +210,8 @@ class MariadbDialect:
     def halt(self, ask: Ask) -> Halted:
         """Stop the receiver and read the positions."""
         ask("STOP SLAVE IO_THREAD")
-        channels = [self._channel(row) for row in ask("SHOW ALL SLAVES STATUS")]
-        executed = self.executed(ask)
-        if not channels:
-            return Halted(received=executed, executed=executed, unfit="it is no replica", broken_applier=True)
-        channel = channels[0]
-        broken = channel.applier is ThreadState.STOPPED
-        unfit = None
-        if broken:
-            unfit = f"its applier is stopped: {channel.applier_error or 'by hand'}"
-        elif channel.delay:
-            unfit = f"it has a configured delay of {channel.delay.total_seconds():.0f} s"
-        return Halted(received=channel.received | executed, executed=executed, unfit=unfit, broken_applier=broken)
+        channels = tuple(self._channel(row) for row in ask("SHOW ALL SLAVES STATUS"))
+        return halted(channels, self.executed(ask))
 
     def join(self, ask: Ask, source: Address, account: Login, position: str | None, history: GtidSet | None) -> None:
         """Forget what was copied of replication, tell the copy its own history, follow `source` (E30).
@@ -275,23 +264,19 @@ class MariadbDialect:
 
     def close_for_writes(self, ask: Ask, within: timedelta) -> GtidSet:
         """`read_only` for everybody, a global read lock against privileged sessions (E08), bounded (E09)."""
-        ask("SET SESSION lock_wait_timeout = %s", max(1, int(within.total_seconds())))
+        ask("SET SESSION lock_wait_timeout = %s", int(max(1, min(within.total_seconds(), LONGEST_LOCK_WAIT_S))))
         try:
             ask("SET GLOBAL read_only = ON")
             ask("FLUSH TABLES WITH READ LOCK")
+            return self.executed(ask)
         except ServerError:
             self.open_for_writes(ask)
             raise
-        return self.executed(ask)
 
     def open_for_writes(self, ask: Ask) -> None:
         """Give the lock back and open."""
         ask("UNLOCK TABLES")
         ask("SET GLOBAL read_only = OFF")
-
-
-def _state(binlog_state: str, slave_pos: str) -> GtidSet:
-    return MariadbGtidSet.parse(binlog_state) | MariadbGtidSet.parse(slave_pos)
 
 
 def _mariadb(gtids: GtidSet | None) -> MariadbGtidSet:

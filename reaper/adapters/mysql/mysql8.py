@@ -8,12 +8,14 @@ quarter of it is SQL.
 import re
 from datetime import timedelta
 
-from reaper.adapters.mysql.connection import READ_TIMEOUT_S, WAIT_SLICE_S, Ask, Row
+from reaper.adapters.mysql.connection import WAIT_SLICE_S, Ask, Row
 from reaper.adapters.mysql.dialect import (
     CONNECT_RETRY_S,
+    LONGEST_LOCK_WAIT_S,
     ONLINE_SCHEMA_CHANGE,
     counters,
     error_text,
+    halted,
     is_schema_change,
     on,
     sessions,
@@ -42,9 +44,6 @@ RETRY_COUNT = 86_400
 HEARTBEAT_S = 2
 # WAIT_FOR_EXECUTED_GTID_SET takes fractions of a second, and 0 means "without limit" (8.0.43, manual).
 _SHORTEST_WAIT_S = 0.001
-# A lock wait must end in the server before the client gives up, or the server closes itself for writes
-# later, when nobody is there to undo it (E09).
-_LONGEST_LOCK_WAIT_S = READ_TIMEOUT_S - 5
 
 _SETTINGS = (
     "server_id",
@@ -247,18 +246,7 @@ class MysqlDialect:
     def halt(self, ask: Ask) -> Halted:
         """Stop the receiver and read the positions. 4 ms, or 2 s if it is trying to connect (8.0.43)."""
         ask("STOP REPLICA IO_THREAD")
-        channels = self._channels(ask)
-        executed = self.executed(ask)
-        if not channels:
-            return Halted(received=executed, executed=executed, unfit="it is no replica", broken_applier=True)
-        channel = channels[0]
-        broken = channel.applier is ThreadState.STOPPED
-        unfit = None
-        if broken:
-            unfit = f"its applier is stopped: {channel.applier_error or 'by hand'}"
-        elif channel.delay:
-            unfit = f"it has a configured delay of {channel.delay.total_seconds():.0f} s"
-        return Halted(received=channel.received | executed, executed=executed, unfit=unfit, broken_applier=broken)
+        return halted(self._channels(ask), self.executed(ask))
 
     def join(
         self,
@@ -326,7 +314,7 @@ class MysqlDialect:
         The bound is a whole number of seconds, from 1 to 10. Open transactions do not hold it up: their
         COMMIT fails with 1290.
         """
-        seconds = int(max(1, min(within.total_seconds(), _LONGEST_LOCK_WAIT_S)))
+        seconds = int(max(1, min(within.total_seconds(), LONGEST_LOCK_WAIT_S)))
         ask("SET SESSION lock_wait_timeout = %s", seconds)
         try:
             ask("SET GLOBAL super_read_only = ON")

@@ -1,14 +1,19 @@
 """The workflow's `Server` over a connection and a dialect."""
 
+import time
 from collections.abc import Iterable
 from datetime import timedelta
 
 from reaper.adapters.mysql.connection import Connection
 from reaper.adapters.mysql.dialect import Dialect, counters
+from reaper.domain.errors import TryAgainError
 from reaper.domain.facts import Address, InstanceId, SemiSync, ServerFacts
 from reaper.domain.gtid import GtidSet
 from reaper.workflow.engine import Login
 from reaper.workflow.ports import Halted
+
+_DUMP_WITHIN_S = 120.0  # eight bytes or so a page: seconds even for hundreds of GiB
+_LOOK_EVERY_S = 0.01
 
 SCHEMA = "reaper"  # everything of reaper's in a cluster lies in this schema
 
@@ -120,14 +125,23 @@ class SqlServer:
         return frozenset(str(r["name"]) for r in rows)
 
     def dump_pages(self) -> None:
-        """Write the whole page list now (innodb_buffer_pool_dump_pct = 100, both flavours' manuals)."""
+        """Write the whole page list (innodb_buffer_pool_dump_pct = 100, both flavours' manuals)."""
         self._ask("SET GLOBAL innodb_buffer_pool_dump_pct = 100")
         self._ask("SET GLOBAL innodb_buffer_pool_dump_now = ON")
+        deadline = time.monotonic() + _DUMP_WITHIN_S
+        while "ump completed" not in (said := self._pages("dump")):
+            if time.monotonic() > deadline:
+                raise TryAgainError(f"{self._instance} did not write its page list in {_DUMP_WITHIN_S:g} s: {said}")
+            time.sleep(_LOOK_EVERY_S)
 
     def pages_loaded(self) -> bool:
-        """True if the load at startup has completed, or there was nothing to load."""
-        status = counters(self._ask, "Innodb_buffer_pool_load_status").get("innodb_buffer_pool_load_status", "")
-        return "Loading" not in status and "Loaded" not in status
+        """True if the load at startup has ended, or there was nothing to load."""
+        said = self._pages("load")
+        return "Loading" not in said and "Loaded" not in said
+
+    def _pages(self, which: str) -> str:
+        name = f"innodb_buffer_pool_{which}_status"
+        return counters(self._ask, name).get(name, "")
 
     def close(self) -> None:
         """Give the connection back."""
