@@ -104,7 +104,7 @@ def lab_up(
     with SignalInterrupt().installed() as interrupt:
         lab = site().lab_up(name, server, nodes, interrupt.check)
     sys.stdout.write(
-        f"lab {lab.name}: {nodes} servers ({lab.flavour} {lab.version}), "
+        f"lab {lab.name}: {len(lab.instances)} servers ({lab.flavour} {lab.version}), "
         f"endpoint 127.0.0.1:{lab.endpoint_port}\n"
         f"  reaper status {lab.name}        look at it\n"
         f"  reaper lab load --name {lab.name}   write and read through the endpoint\n"

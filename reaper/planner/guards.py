@@ -318,7 +318,7 @@ def guard_endpoint(case: Case) -> GuardVerdict:
     if not case.kills_master:
         return _go("endpoint", "the victim is not where applications write")
     if case.view.endpoint is None or case.view.endpoint_target is None:
-        return _refuse("endpoint", "the endpoint does not say where it leads; restart it")
+        return _refuse("endpoint", "the endpoint does not say where it leads; start it again (of a lab: reaper lab up)")
     member = case.view.at(case.view.endpoint_target)
     if member is None or member.instance.id != case.victim:
         return _refuse("endpoint", f"{case.view.endpoint} leads to {case.view.endpoint_target}, not to the master")

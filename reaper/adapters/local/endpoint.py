@@ -75,7 +75,7 @@ class LocalEndpoint:
             raise TryAgainError(
                 f"the endpoint {self._listen} does not answer on {self._control} "
                 f"({str(error) or type(error).__name__}): its process is dead or stopped; "
-                "start it again, it remembers its route, then repeat"
+                "start it again (`reaper lab up`, it remembers its route), then repeat"
             ) from error
 
     def _connect(self) -> socket.socket:

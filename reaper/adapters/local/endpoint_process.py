@@ -407,6 +407,8 @@ def _read_state(config: Config) -> tuple[Target | None, int]:
     try:
         text = config.state.read_bytes()
     except FileNotFoundError:
+        # From now on the route is remembered, also if it never moves before a restart.
+        _sync(_write_state(config.state, config.target, 0), config.state.parent)
         return config.target, 0
     try:
         match json.loads(text):

@@ -37,13 +37,18 @@ def up(
     nodes: int,
     check: Callable[[], None],
 ) -> LabRecord:
-    """Make a lab of `nodes` servers; nothing is left on failure. UsageError: it exists, or the request is wrong."""
+    """Make a lab of `nodes` servers; nothing is left on failure. One whose endpoint has died gets it back.
+
+    UsageError: it exists and its endpoint lives, or the request is wrong.
+    """
     name = registry.home.name
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} is no lab name: lower-case letters, digits and dashes, at most 30")
     if not 2 <= nodes <= 20:
         raise UsageError(f"a lab has 2 to 20 nodes, not {nodes}: a master without a replica cannot fail over")
     if registry.exists():
+        if restart_endpoint(registry):
+            return registry.read()
         raise UsageError(f"the lab {name} exists: `reaper lab down --name {name}` removes it")
     try:
         _make(registry, engine, connect, clock, nodes, check)
@@ -110,7 +115,7 @@ def _wait_replicating(server: Server, clock: Clock) -> None:
         clock.sleep(_LOOK_EVERY)
 
 
-def _start_endpoint(registry: Registry, target: Address) -> None:
+def _start_endpoint(registry: Registry, target: Address | None) -> None:
     directory = registry.control.parent
     directory.mkdir(exist_ok=True)
     with registry.change() as lab:
@@ -124,6 +129,14 @@ def _start_endpoint(registry: Registry, target: Address) -> None:
             )
         )
         lab.endpoint = process.identify(pid)
+
+
+def restart_endpoint(registry: Registry) -> bool:
+    """Start the endpoint of a lab again if it has died; it remembers where it led. False: it lives."""
+    if process.state_of(registry.read().endpoint) is not None:
+        return False
+    _start_endpoint(registry, None)
+    return True
 
 
 def endpoint_of(registry: Registry) -> LocalEndpoint:
