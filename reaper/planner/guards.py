@@ -21,7 +21,7 @@ from reaper.domain.facts import (
     Soak,
     ThreadState,
 )
-from reaper.domain.plan import Replacement
+from reaper.domain.plan import Replacement, Role
 from reaper.domain.policy import FailoverBy, KillMode, Loss, Policy
 from reaper.domain.verdict import GuardVerdict, Ruling
 from reaper.planner.shape import MasterWithReplicas, OtherShape, Shape, classify, living
@@ -41,10 +41,12 @@ class Case:
     view: ClusterView
     soak: Soak
     victim: InstanceId
+    role: Role  # what the plan took the victim for
     policy: Policy
     replacement: Replacement
     moment: Moment
     snapshot_from: InstanceId | None
+    copies_hot: bool  # a snapshot does not stop its source
     heir: InstanceId | None = None  # the prepared replacement, at the moment of the kill
 
     @property
@@ -89,19 +91,27 @@ def guard_shape(case: Case) -> GuardVerdict:
     victim = case.view.member(case.victim)
     if victim is None or victim not in living(case.view):
         return _refuse("shape", f"{case.victim} is not a living member of {case.view.name}")
+    role = Role.MASTER if case.kills_master else Role.REPLICA
+    if role is not case.role:
+        return _refuse("shape", f"the plan was made to kill a {case.role}, {case.victim.short} is the {role} now")
     replicas = ", ".join(m.instance.id.short for m in shape.replicas)
     return _go("shape", f"master {shape.master.instance.id.short}, replicas {replicas}")
 
 
 def guard_replicas(case: Case) -> GuardVerdict:
     """Every surviving replica receives and applies, by GTID, without error, delay or filter (E06, E18)."""
-    faults = []
-    for m in _survivors(case):
-        for channel in m.facts.channels if m.facts else ():
-            faults += [f"{m.instance.id.short}: {fault}" for fault in _channel_faults(channel)]
+    faults = [fault for m in _survivors(case) for fault in replication_faults(m)]
     if faults:
         return _refuse("replicas", faults[0], *faults[1:])
     return _go("replicas", "all receive and apply by GTID, without error, delay or filter")
+
+
+def replication_faults(member: Member) -> list[str]:
+    """What is wrong with a member's replication, in words; a master has none, a silent member is unknown."""
+    name = member.instance.id.short
+    if member.facts is None:
+        return [f"{name}: its replication is unknown"]
+    return [f"{name}: {fault}" for channel in member.facts.channels for fault in _channel_faults(channel)]
 
 
 def _channel_faults(channel: Replication) -> list[str]:
@@ -123,34 +133,29 @@ def _channel_faults(channel: Replication) -> list[str]:
 
 def guard_lag(case: Case) -> GuardVerdict:
     """Every surviving replica applied the master's position within the policy's lag, measured, not by clocks (E31)."""
-    evidence = []
+    evidence, limit = [], case.policy.max_lag
+    marker = case.soak.marker
     for m in _survivors(case):
-        if not (m.facts and m.facts.channels):
+        name = m.instance.id.short
+        if m.facts is None:
+            return _refuse("lag", f"the lag of {name} is unknown")
+        if not m.facts.channels:
             continue
-        name, took = m.instance.id.short, case.soak.caught_up.get(m.instance.id)
-        behind = case.soak.distance.get(m.instance.id)
+        took, behind = case.soak.caught_up.get(m.instance.id), case.soak.distance.get(m.instance.id)
         if took is None:
             shown = "an unknown number of" if behind is None else str(behind)
-            return _refuse(
-                "lag",
-                f"{name} is {shown} transactions behind and did not catch up within {_ms(case.policy.max_lag)}",
-            )
-        if took > case.policy.max_lag:
-            return _refuse("lag", f"{name} took {_ms(took)}, more than {_ms(case.policy.max_lag)}")
+            return _refuse("lag", f"{name} is {shown} transactions behind and did not catch up within {_ms(limit)}")
+        if took > limit:
+            return _refuse("lag", f"{name} took {_ms(took)} to catch up, more than {_ms(limit)}")
         evidence.append(f"{name}: {behind} transactions behind, applied after {_ms(took)}")
-    if case.soak.marker is None:
-        return _go(
-            "lag",
-            "every replica applied the master's position",
-            *evidence,
-            "marker row: not written (dry run)",
-        )
-    for instance, took in case.soak.marker.arrived.items():
-        if took is None or took > case.policy.max_lag:
-            return _refuse(
-                "lag", f"the marker row did not arrive on {instance.short} within {_ms(case.policy.max_lag)}"
-            )
-        evidence.append(f"{instance.short}: marker row visible after {_ms(took)}")
+        if marker is None:
+            continue
+        arrived = marker.arrived.get(m.instance.id)
+        if arrived is None or arrived > limit:
+            return _refuse("lag", f"the marker row did not arrive on {name} within {_ms(limit)}")
+        evidence.append(f"{name}: marker row visible after {_ms(arrived)}")
+    if marker is None:
+        return _go("lag", "every replica applied the master's position", *evidence, "marker row: not written (dry run)")
     return _go("lag", "every replica applied the master's position and shows the marker row", *evidence)
 
 
@@ -192,6 +197,8 @@ def guard_errant(case: Case) -> GuardVerdict:
     if isinstance(shape, OtherShape) or shape.master.facts is None:
         return _refuse("errant", "the master's executed set is unknown")
     for m in shape.replicas:
+        if m.instance.id == case.victim:
+            continue  # it dies, and its errant transactions with it
         beyond = m.facts.executed.beyond(shape.master.facts.executed) if m.facts else ()
         if beyond:
             return _refuse(
@@ -203,20 +210,30 @@ def guard_errant(case: Case) -> GuardVerdict:
 
 
 def guard_copies(case: Case) -> GuardVerdict:
-    """Enough copies, and somebody to acknowledge, are left after the kill (I1, E24)."""
+    """Enough copies, and somebody to acknowledge, are left after the kill and during a cold copy (I1, E24)."""
     copies = [m.instance.id.short for m in living(case.view) if m.facts]
-    built = case.moment is Moment.PLAN and case.replacement is Replacement.BEFORE
-    left = len(copies) - 1 + (1 if built else 0)
+    built = 1 if case.moment is Moment.PLAN and case.replacement is Replacement.BEFORE else 0
+    wanted, lossless = case.policy.min_copies, case.policy.loss is Loss.FORBIDDEN
     counted = f"{len(copies)} now ({', '.join(copies)})" + (", 1 is built before the kill" if built else "")
-    if left < case.policy.min_copies:
-        return _refuse(
-            "copies",
-            f"{left} would be left after the kill, the policy wants {case.policy.min_copies}",
-            counted,
-        )
-    acknowledgers = left - 1
-    if case.policy.loss is Loss.FORBIDDEN and acknowledgers < 1:
-        return _refuse("copies", "no replica would be left to acknowledge the new master's writes", counted)
+    armed = [m for m in _survivors(case) if m.facts and m.facts.channels and m.facts.semi_sync.replica_active]
+    acknowledgers = len(armed) + built - (1 if case.kills_master else 0)  # the heir acknowledges nobody
+    left = len(copies) - 1 + built
+    if left < wanted:
+        return _refuse("copies", f"{left} would be left after the kill, the policy wants {wanted}", counted)
+    if lossless and acknowledgers < 1:
+        return _refuse("copies", "no replica with semi-sync would be left to acknowledge writes", counted)
+    if case.replacement is not Replacement.NONE and case.moment is Moment.PLAN and not case.copies_hot:
+        # The copy stops a replica: before the kill one of the present ones, after it one of those left.
+        before = case.replacement is Replacement.BEFORE
+        meanwhile = (len(copies) if before else left) - 1
+        deaf = (len(armed) + (0 if case.kills_master else 1) if before else acknowledgers) - 1 < 1
+        if meanwhile < wanted or (lossless and deaf):
+            return _refuse(
+                "copies",
+                f"only a cold copy is possible here; it stops a replica, and {meanwhile} copies are too few "
+                "meanwhile: install mariadb-backup",
+                counted,
+            )
     return _go("copies", f"{left} left after the kill, {acknowledgers} to acknowledge", counted)
 
 
@@ -237,7 +254,10 @@ def guard_activity(case: Case) -> GuardVerdict:
         old = _older(activity.transactions, case.policy.max_transaction_age)
         if old and instance == case.victim:
             return _refuse("activity", f"old transaction on {instance.short}: {old}")
-    return _go("activity", "no old transaction, schema change, backup or global lock")
+    member = case.view.member(case.victim)
+    waiting = member.facts.activity.commit_waiters if member and member.facts and member.facts.activity else 0
+    evidence = f"{waiting} commits of {case.victim.short} wait for an acknowledgement"
+    return _go("activity", "no old transaction, schema change, backup or global lock", evidence)
 
 
 def _older(transactions: tuple[Session, ...], limit: timedelta) -> Session | None:
@@ -246,8 +266,12 @@ def _older(transactions: tuple[Session, ...], limit: timedelta) -> Session | Non
 
 def guard_disk(case: Case) -> GuardVerdict:
     """The snapshot and the replacement fit on the disk (E28)."""
-    if case.snapshot_from is None or case.moment is Moment.KILL:
-        return _go("disk", "nothing more is built before the kill")
+    if case.replacement is Replacement.NONE:
+        return _go("disk", "nothing is built")
+    if case.moment is Moment.KILL and case.replacement is Replacement.BEFORE:
+        return _go("disk", "the replacement is built")
+    if case.snapshot_from is None:
+        return _refuse("disk", "there is no healthy replica to copy for the replacement: repair one, or go without")
     source = case.view.member(case.snapshot_from)
     if source is None or source.instance.data_bytes is None or source.instance.free_bytes is None:
         return _refuse("disk", f"the size of {case.snapshot_from.short} or the free space is unknown")
@@ -274,7 +298,9 @@ def guard_identity(case: Case) -> GuardVerdict:
     if same:
         return _refuse("identity", f"server_uuid {same[0]} is used twice (a copied auto.cnf)")
     for m in living(case.view):
-        if m.facts and m.facts.server_id != m.instance.server_id:
+        if m.facts is None:
+            return _refuse("identity", f"the server id of {m.instance.id.short} is unknown")
+        if m.facts.server_id != m.instance.server_id:
             return _refuse(
                 "identity",
                 f"{m.instance.id.short} runs with server id {m.facts.server_id}, registered as {m.instance.server_id}",
@@ -284,11 +310,11 @@ def guard_identity(case: Case) -> GuardVerdict:
 
 def guard_settings(case: Case) -> GuardVerdict:
     """Every member can be a master and agrees with the others on what matters (E08, E18, E20)."""
-    members = [m for m in living(case.view) if m.facts]
+    members = living(case.view)
     for m in members:
         facts, name = m.facts, m.instance.id.short
         if facts is None:
-            continue
+            return _refuse("settings", f"the settings of {name} are unknown")
         wanted = (
             (facts.binlog, "has no binary log"),
             (facts.binlog_of_replicated, "does not log what it replicates"),
@@ -333,8 +359,8 @@ def guard_mode(case: Case) -> GuardVerdict:
         return _refuse("mode", f"{case.victim.short} is already frozen")
     if mode is KillMode.DRAIN and not case.kills_master:
         return _refuse("mode", "drain is for a master; kill a replica by crash, terminate or freeze")
-    if mode is KillMode.DRAIN and policy.failover is FailoverBy.OBSERVE:
-        return _refuse("mode", "drain closes the master for writes, which is no rehearsal of a failover tool")
+    if mode in (KillMode.DRAIN, KillMode.FREEZE) and policy.failover is FailoverBy.OBSERVE:
+        return _refuse("mode", f"{mode} is no rehearsal of a failover tool: reaper itself closes or fences the master")
     return _go("mode", f"{mode}, failover by {policy.failover}")
 
 

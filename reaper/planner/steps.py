@@ -93,14 +93,8 @@ def _cutover(request: Request, role: Role) -> list[PlannedStep]:
         KillMode.FREEZE: "SIGSTOP, then fenced",
         KillMode.DRAIN: "after draining",
     }[policy.mode]
-    parts: list[tuple[StepName, str]] = []
-    if role is Role.MASTER:
-        parts.append(
-            (
-                StepName.PROBE,
-                f"{policy.probe_clients} clients write {policy.probe_rate:g} rows/s through the endpoint",
-            )
-        )
+    writers = f"{policy.probe_clients} clients write {policy.probe_rate:g} rows/s through the endpoint"
+    parts = [(StepName.PROBE, writers)]
     if policy.mode is KillMode.DRAIN:
         parts.append((StepName.DRAIN, f"{victim} becomes read-only, the replicas apply all of it"))
     parts.append((StepName.KILL, f"kill {victim} ({role}): {how}"))

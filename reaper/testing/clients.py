@@ -10,7 +10,8 @@ from reaper.domain.facts import Address, InstanceState, Openness
 from reaper.domain.ledger import Fate, Ledger, Write
 from reaper.testing.clock import FakeClock
 from reaper.testing.faults import Faults
-from reaper.testing.machine import Commit, Machine, Outcome, Verb
+from reaper.testing.machine import Machine
+from reaper.testing.parts import Commit, Outcome, Verb
 from reaper.workflow.ports import Route
 
 READY_WITHIN = timedelta(seconds=5)

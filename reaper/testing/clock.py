@@ -9,16 +9,12 @@ idle in a pool. Then it jumps from event to event; each event runs under the clo
 import heapq
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from types import FrameType
 
-_SETTLE_S = 0.003  # real time in which a thread that was just woken shows that it runs
+_SETTLE_S = 0.001  # real time between two looks: an idle pool thread may have taken its work just now
 _HUNG_S = 30.0  # real time after which a wait of this clock is a mistake in a test
-_PARKED = {  # functions of the standard library in which a thread waits for another one
-    "threading.py": frozenset({"wait", "join", "_wait_for_tstate_lock"}),
-    "thread.py": frozenset({"_worker"}),
-}
 
 
 def nanoseconds(span: timedelta) -> int:
@@ -117,7 +113,7 @@ class FakeClock:
             mine = threading.get_ident()
             others = {i: f for i, f in frames.items() if i != mine}
             waiting = {w.thread for w in self._waiters if not w.woken}
-            if not all(i in waiting or _is_parked(f) for i, f in others.items()) or any(
+            if not all(i in waiting or _is_parked(f, frames) for i, f in others.items()) or any(
                 w.woken and w.thread != mine for w in self._waiters
             ):
                 self.lock.wait(_SETTLE_S)
@@ -129,17 +125,29 @@ class FakeClock:
         return True
 
 
-def _is_parked(frame: FrameType) -> bool:
-    name, file = frame.f_code.co_name, _file(frame)
-    if name not in _PARKED.get(file, ()):
-        return False
-    # A thread that starts another one waits too, for somebody who has no frame yet.
+def _is_parked(frame: FrameType, alive: Collection[int]) -> bool:
+    """True if a thread waits for another one that has not answered yet. Exact, however slow the machine is."""
+    match frame.f_code.co_name, _file(frame):
+        case "wait", "threading.py":
+            # Somebody who was notified is no longer in the list, even if it has not run since.
+            waiting = frame.f_locals.get("waiter") in getattr(frame.f_locals.get("self"), "_waiters", ())
+            return waiting and not _starts_a_thread(frame)
+        case "_wait_for_tstate_lock", "threading.py":
+            return getattr(frame.f_locals.get("self"), "ident", None) in alive
+        case "_worker", "thread.py":
+            queue = frame.f_locals.get("work_queue")
+            return queue is not None and queue.qsize() == 0 and frame.f_locals.get("work_item") is None
+    return False
+
+
+def _starts_a_thread(frame: FrameType) -> bool:
+    """True if the thread waits for one that it has just started, which may have no frame yet."""
     caller = frame.f_back
-    while caller is not None and _file(caller) == file:
+    while caller is not None and _file(caller) == "threading.py":
         if caller.f_code.co_name == "start":
-            return False
+            return True
         caller = caller.f_back
-    return True
+    return False
 
 
 def _file(frame: FrameType) -> str:

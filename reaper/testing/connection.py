@@ -18,7 +18,8 @@ from reaper.domain.facts import (
 )
 from reaper.domain.gtid import GtidSet, MariadbGtidSet
 from reaper.testing.faults import Faults
-from reaper.testing.machine import MARKER, SCHEMA, Channel, Machine, Outcome, Row, Verb
+from reaper.testing.machine import Machine
+from reaper.testing.parts import MARKER, SCHEMA, Channel, Outcome, Row, Verb
 from reaper.workflow.ports import Halted
 
 IO_TIMEOUT = timedelta(seconds=3)  # how long a frozen server is waited for

@@ -13,14 +13,15 @@ from datetime import datetime, timedelta
 
 from reaper.domain.errors import ReaperError, RefusedError, TryAgainError, UsageError
 from reaper.domain.facts import Address, Instance, InstanceId, InstanceState
-from reaper.testing.clients import Door, FakeEndpoint, FakeProbe
+from reaper.testing.clients import Door, FakeProbe
 from reaper.testing.clock import FakeClock
-from reaper.testing.connection import FakeServer
 from reaper.testing.faults import Faults, When
-from reaper.testing.machine import ITEMS, MARKER, SCHEMA, Machine, Verb
+from reaper.testing.machine import Machine
+from reaper.testing.parts import ITEMS, Verb
 from reaper.testing.people import FakeInterrupt, Locks, RecordingJournal
+from reaper.testing.picture import Picture, picture_of
 from reaper.testing.weapon import FakeTrigger
-from reaper.workflow.ports import Snapshot, SnapshotMethod, Trigger, World
+from reaper.workflow.ports import Snapshot, SnapshotMethod, Trigger
 
 PROVIDER = "memory"
 HOST = "127.0.0.1"
@@ -28,17 +29,6 @@ _FIRST_PORT = 21001
 _SLICE = timedelta(milliseconds=100)
 _COPY_SLICES = 20  # a snapshot takes two seconds
 _BOOT_SLICES = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """What a cluster looks like, without its data: equal before and after a run that was undone (I9)."""
-
-    members: tuple[tuple[str, ...], ...]
-    tables: tuple[tuple[str, frozenset[str]], ...]
-    markers: tuple[str, ...]
-    snapshots: tuple[str, ...]
-    endpoint: Address | None
 
 
 @dataclass(frozen=True)
@@ -136,14 +126,7 @@ class MemoryFleet:
 
     def picture(self, cluster: str) -> Picture:
         """What the cluster looks like now."""
-        machines = self._clusters[cluster]
-        return Picture(
-            members=tuple(_row(m) for m in machines),
-            tables=tuple((m.id.short, frozenset(m.tables) - {MARKER}) for m in machines if m.runs),
-            markers=tuple(f"{m.id.short}: {row[0]}" for m in machines if m.runs for row in m.tables.get(MARKER, ())),
-            snapshots=self.snapshots,
-            endpoint=self._doors[cluster].target,
-        )
+        return picture_of(self.machines(cluster), self.snapshots, self._doors[cluster].target)
 
     # ---- Fleet
 
@@ -158,12 +141,17 @@ class MemoryFleet:
                 raise UsageError(f"there is no cluster {cluster}")
             return tuple(_describe(m) for m in self._clusters[cluster])
 
+    def copies_hot(self, cluster: str) -> bool:
+        """True if a snapshot does not stop its source."""
+        with self.clock.lock, self.faults.around("copies_hot", cluster):
+            return self.snapshot_method is SnapshotMethod.HOT
+
     def snapshot(self, source: Instance, name: str, check: Callable[[], None]) -> Snapshot:
         """Copy a replica's data; a cold copy stops it and leaves it stopped."""
         with self.clock.lock, self.faults.around("snapshot", source.id.short):
             if name in self._snapshots:
                 return self._snapshots[name].snapshot
-            machine = self._known(source.id)
+            machine = self.known(source.id)
             if machine.state is not InstanceState.RUNNING:
                 raise TryAgainError(f"{source.id} is {machine.state} and cannot be copied")
             if self.snapshot_method is SnapshotMethod.COLD:
@@ -199,14 +187,14 @@ class MemoryFleet:
     def resume_source(self, source: Instance) -> None:
         """Boot the source of a cold snapshot again if it does not run."""
         with self.clock.lock, self.faults.around("resume_source", source.id.short):
-            machine = self._known(source.id)
+            machine = self.known(source.id)
             if not machine.runs:
                 self._boot(machine)
 
     def aim(self, instance: Instance) -> Trigger:
         """Hold the process of a running instance."""
         with self.clock.lock, self.faults.around("aim", instance.id.short):
-            machine = self._known(instance.id)
+            machine = self.known(instance.id)
             if not machine.runs:
                 raise RefusedError(f"{instance.id} is {machine.state}: there is nothing to kill")
             return FakeTrigger(machine, self.faults)
@@ -214,11 +202,11 @@ class MemoryFleet:
     def quarantine(self, instance: Instance, until: datetime) -> None:
         """Mark a dead instance as never to be started again."""
         with self.clock.lock, self.faults.around("quarantine", instance.id.short):
-            machine = self._known(instance.id)
+            machine = self.known(instance.id)
             if machine.state not in (InstanceState.DEAD, InstanceState.QUARANTINED):
                 raise RefusedError(f"{instance.id} is {machine.state}: only what is dead is quarantined")
             machine.state = InstanceState.QUARANTINED
-            machine.quarantined_until = machine.quarantined_until or until
+            machine.quarantined_until = until
 
     def retire(self, instance: Instance) -> None:
         """End its process if it runs, delete it. Its name and server id are never used again."""
@@ -277,7 +265,8 @@ class MemoryFleet:
         self._clusters[cluster].append(machine)
         return machine
 
-    def _known(self, instance: InstanceId) -> Machine:
+    def known(self, instance: InstanceId) -> Machine:
+        """The server with this id. TryAgainError: it is gone."""
         for m in self._clusters.get(_cluster_of(instance), ()):
             if m.id == instance:
                 return m
@@ -292,33 +281,6 @@ class MemoryFleet:
         for _ in range(slices):
             check()
             self.clock.sleep(_SLICE)
-
-
-def world(fleet: MemoryFleet) -> World:
-    """The whole world of a simulated fleet."""
-
-    def endpoint(cluster: str) -> FakeEndpoint:
-        return FakeEndpoint(fleet.door(cluster), cluster, fleet.clock, fleet.faults)
-
-    return World(
-        fleet=fleet,
-        connect=lambda _cluster, instance: FakeServer(fleet._known(instance.id), fleet.faults),
-        endpoint=endpoint,
-        start_probe=lambda plan, table: FakeProbe(
-            fleet.door(plan.cluster),
-            f"{SCHEMA}.{table}",
-            clients=plan.policy.probe_clients,
-            rate=plan.policy.probe_rate,
-            clock=fleet.clock,
-            at=fleet.at,
-            others=fleet.probes,
-            faults=fleet.faults,
-        ),
-        lock=fleet.locks.hold,
-        clock=fleet.clock,
-        interrupt=fleet.interrupt,
-        journal=fleet.journal,
-    )
 
 
 def _cluster_of(instance: InstanceId) -> str:
@@ -337,16 +299,6 @@ def _describe(m: Machine) -> Instance:
         data_bytes=m.data_bytes,
         free_bytes=m.free_bytes,
     )
-
-
-def _row(m: Machine) -> tuple[str, ...]:
-    channel = m.channel
-    replication = (
-        (f"follows {channel.source}", f"receiving {channel.receiving}", f"applying {channel.applying}")
-        if channel
-        else ("follows nobody",)
-    )
-    return (m.id.short, f"server id {m.server_id}", m.state.value, m.openness.value, *replication)
 
 
 def _copy(machine: Machine) -> Machine:

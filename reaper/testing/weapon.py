@@ -38,6 +38,12 @@ class FakeTrigger:
             if self._alive():
                 self._machine.state = InstanceState.FROZEN
 
+    def thaw(self) -> None:
+        """SIGCONT."""
+        with self._machine.clock.lock, self._faults.around("thaw", self._machine.id.short):
+            if self._alive() and self._machine.state is InstanceState.FROZEN:
+                self._machine.state = InstanceState.RUNNING
+
     def fence(self, within: timedelta) -> str | None:
         """Wait for the end of the process; asked again it says the same."""
         machine = self._machine

@@ -9,12 +9,11 @@ import gc
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 
 from reaper.domain.errors import CallAPersonError, ReaperError, RefusedError
 from reaper.domain.facts import Instance, InstanceId
-from reaper.domain.gtid import GtidSet
 from reaper.domain.plan import Plan, StepName
 from reaper.domain.policy import KillMode, Loss
 from reaper.planner.election import Candidate, Elected, NoHeir, elect
@@ -61,12 +60,12 @@ class Armed:
     endpoint: Endpoint
     pool: ThreadPoolExecutor
     preferred: InstanceId | None
-    drained: GtidSet | None = field(default=None)
+    drained: bool = False
 
 
 @contextmanager
 def arm(
-    world: World, plan: Plan, victim: Instance, replicas: list[Instance], preferred: InstanceId | None
+    world: World, plan: Plan, victim: Instance, replicas: list[Instance], preferred: Instance | None
 ) -> Iterator[Armed]:
     """Open and warm everything before the kill; close it afterwards."""
     with contextlib.ExitStack() as stack:
@@ -88,7 +87,7 @@ def arm(
             trigger=trigger,
             endpoint=endpoint,
             pool=pool,
-            preferred=preferred,
+            preferred=preferred.id if preferred else None,
         )
 
 
@@ -107,15 +106,15 @@ def quiet(timeline: Timeline) -> Iterator[None]:
         timeline.release()
 
 
-def drain(armed: Armed, timeline: Timeline) -> None:
+def drain(world: World, armed: Armed, timeline: Timeline) -> None:
     """Close the victim for writes and wait until every replica applied all of it. Undone when it fails (E09, E11)."""
     policy, victim = armed.plan.policy, armed.victim_server
     if victim is None:
         return
     with timeline.step(StepName.DRAIN, f"{armed.victim.id.short} closes for writes") as outcome:
-        armed.drained = victim.close_for_writes(policy.drain_within)
+        armed.drained = True
         try:
-            final = armed.drained
+            final = victim.close_for_writes(policy.drain_within)
             waits = {
                 i: armed.pool.submit(server.wait_applied, final, policy.drain_within)
                 for i, server in armed.servers.items()
@@ -127,30 +126,28 @@ def drain(armed: Armed, timeline: Timeline) -> None:
                     f"{policy.drain_within.total_seconds():g} s: the master is open again, nothing was killed"
                 )
         except BaseException:
-            victim.open_for_writes()
+            undrain(world, armed)
             raise
         outcome.detail = f"{armed.victim.id.short} is read-only, every replica applied its last write"
 
 
-def undrain(armed: Armed) -> None:
-    """Open a drained victim again, if it was drained."""
-    if armed.drained is not None and armed.victim_server is not None:
+def undrain(world: World, armed: Armed) -> None:
+    """Open a drained victim again, over a new connection if the warm one broke (E26)."""
+    if not armed.drained or armed.victim_server is None:
+        return
+    try:
         armed.victim_server.open_for_writes()
-        armed.drained = None
+    except ReaperError:
+        with contextlib.closing(world.connect(armed.plan.cluster, armed.victim)) as server:
+            server.open_for_writes()
+    armed.drained = False
 
 
 def cut_over(world: World, armed: Armed, timeline: Timeline) -> Succession:
     """Kill the master and put the heir in its place. The first statement is the point of no return."""
     policy, name = armed.plan.policy, armed.victim.id.short
     laps = _Laps(world, timeline)
-    fire(armed.trigger, policy.mode)
-    halts = {i: armed.pool.submit(server.halt) for i, server in armed.servers.items()}
-    if policy.mode is KillMode.FREEZE:
-        # A frozen master can wake up and write: the fence is its death. First nobody acknowledges it any more.
-        for halt in halts.values():
-            halt.exception()
-        armed.trigger.crash()
-    proof = fence(armed, policy.fence_within)
+    proof, halts = _kill(world, armed, timeline)
     laps.done(StepName.KILL, f"{name}: {policy.mode}")
     candidates, faults = _answers(halts)
     laps.done(StepName.FENCE, f"{proof}; receivers stopped on {', '.join(c.instance.short for c in candidates)}")
@@ -199,19 +196,55 @@ class _Laps:
         self._timeline.span(step, detail, began, self.at)
 
 
-def fire(trigger: Trigger, mode: KillMode) -> None:
-    """Pull the trigger as the mode says."""
-    match mode:
-        case KillMode.CRASH | KillMode.DRAIN:
-            trigger.crash()
-        case KillMode.TERMINATE:
-            trigger.terminate()
-        case KillMode.FREEZE:
-            trigger.freeze()
+def kill_only(world: World, armed: Armed, timeline: Timeline) -> tuple[Moments, str]:
+    """Kill without a failover of ours: a replica, or a master that somebody else fails over."""
+    laps = _Laps(world, timeline)
+    proof, _ = _kill(world, armed, timeline, halting=False)
+    laps.done(StepName.KILL, f"{armed.victim.id.short}: {armed.plan.policy.mode}; {proof}")
+    return Moments(laps.moments[0], *[laps.at] * 6), proof
 
 
-def fence(armed: Armed, within: timedelta) -> str:
+def _kill(
+    world: World, armed: Armed, timeline: Timeline, *, halting: bool = True
+) -> tuple[str, dict[InstanceId, Future[Halted]]]:
+    """Kill as the mode says, and prove it. The receivers are stopped as early as the mode allows.
+
+    A master that shuts down politely goes on acknowledging with its replicas until it has ended; without
+    them it could fall back to asynchronous replication and acknowledge alone (I3).
+    """
+    mode, trigger = armed.plan.policy.mode, armed.trigger
+    halts: dict[InstanceId, Future[Halted]] = {}
+
+    def halt() -> None:
+        if halting:
+            halts.update({i: armed.pool.submit(server.halt) for i, server in armed.servers.items()})
+
+    try:
+        match mode:
+            case KillMode.CRASH | KillMode.DRAIN:
+                trigger.crash()
+                halt()
+            case KillMode.FREEZE:
+                trigger.freeze()
+                halt()
+                # A frozen master can wake up and write: the fence is its death. It is not waited for the
+                # receivers, which take two seconds to let go of a silent master (MariaDB 10.11, MySQL 8.0.43).
+                trigger.crash()
+            case KillMode.TERMINATE:
+                trigger.terminate()
+        timeline.note(StepName.KILL, f"{armed.victim.id.short}: {mode} sent")
+        proof = _fence(armed)
+    except ReaperError:
+        _stand_down(world, armed, halts)
+        raise
+    if mode is KillMode.TERMINATE:
+        halt()
+    return proof, halts
+
+
+def _fence(armed: Armed) -> str:
     """The proof that the victim can accept no write (I4). CallAPersonError: there is none."""
+    within = armed.plan.policy.fence_within
     proof = armed.trigger.fence(within)
     if proof is None and armed.plan.policy.mode is KillMode.TERMINATE:
         armed.trigger.crash()
@@ -219,10 +252,23 @@ def fence(armed: Armed, within: timedelta) -> str:
         proof = f"{forced}, forced after {within.total_seconds():g} s of shutting down" if forced else None
     if proof is None:
         raise CallAPersonError(
-            f"no proof that {armed.victim.id.short} is dead within {within.total_seconds():g} s: nobody is promoted. "
-            "End it by hand, then promote a replica."
+            f"no proof that {armed.victim.id.short} is dead within {within.total_seconds():g} s: nobody is promoted, "
+            "its replicas follow it again. End it by hand and promote a replica, or leave it be."
         )
     return proof
+
+
+def _stand_down(world: World, armed: Armed, halts: dict[InstanceId, Future[Halted]]) -> None:
+    """The victim may live: let it go on as master, with its replicas, open for writes (E11)."""
+    if armed.plan.policy.mode is KillMode.FREEZE:
+        with contextlib.suppress(ReaperError):
+            armed.trigger.thaw()
+    for instance, answer in halts.items():
+        answer.exception()
+        with contextlib.suppress(ReaperError):
+            armed.servers[instance].resume_replication()
+    with contextlib.suppress(ReaperError):
+        undrain(world, armed)
 
 
 def _answers(halts: dict[InstanceId, Future[Halted]]) -> tuple[tuple[Candidate, ...], list[str]]:

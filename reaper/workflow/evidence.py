@@ -51,14 +51,16 @@ def parts_of(ledger: Ledger, moments: Moments) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def ledger_faults(verdict: LedgerVerdict, outage: timedelta | None, policy: Policy) -> tuple[str, ...]:
-    """What is wrong with the outcome, in words."""
+def ledger_faults(verdict: LedgerVerdict | None, outage: timedelta | None, policy: Policy) -> tuple[str, ...]:
+    """What is wrong with the outcome, in words. None: the ledger could not be compared."""
     faults = []
-    if verdict.lost:
+    if verdict is None:
+        faults.append("there is no proof about acknowledged writes: the ledger was not compared with a master")
+    elif verdict.lost:
         faults.append(f"{len(verdict.lost)} acknowledged writes are missing on the new master")
-    if verdict.duplicated:
+    if verdict and verdict.duplicated:
         faults.append(f"{len(verdict.duplicated)} writes are there twice")
-    if verdict.refused_present:
+    if verdict and verdict.refused_present:
         faults.append(f"{verdict.refused_present} writes that were refused are there")
     if outage is None:
         faults.append("at least one client never had a write acknowledged again")

@@ -150,6 +150,9 @@ class Trigger(Protocol):
     def freeze(self) -> None:
         """Stop it without ending it; returns when it is silent."""
 
+    def thaw(self) -> None:
+        """Let a frozen one go on."""
+
     def fence(self, within: timedelta) -> str | None:
         """Wait for the proof of death and say what it is; None: no proof within the time (I4)."""
 
@@ -166,6 +169,9 @@ class Fleet(Protocol):
     def members(self, cluster: str) -> tuple[Instance, ...]:
         """The instances of a cluster, quarantined ones included. UsageError: no such cluster."""
 
+    def copies_hot(self, cluster: str) -> bool:
+        """True if a snapshot does not stop its source."""
+
     def snapshot(self, source: Instance, name: str, check: Callable[[], None]) -> Snapshot:
         """Copy a replica's data. `check` is called every so often and raises to abort."""
 
@@ -179,7 +185,7 @@ class Fleet(Protocol):
         """Check the identity of a running instance and hold it. RefusedError: it is not what reaper started."""
 
     def quarantine(self, instance: Instance, until: datetime) -> None:
-        """Mark a dead instance as never to be started again, its files kept until then."""
+        """Mark a dead instance as never to be started again, its files kept until then; the last word counts."""
 
     def retire(self, instance: Instance) -> None:
         """Delete an instance that is dead or was built by this run; its process is ended first if it runs."""

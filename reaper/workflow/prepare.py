@@ -58,13 +58,15 @@ class Undo:
         return tuple(failed)
 
 
-def build_replacement(world: World, plan: Plan, master: Instance, timeline: Timeline, undo: Undo) -> Instance:
+def build_replacement(
+    world: World, plan: Plan, copied: InstanceId | None, master: Instance, timeline: Timeline, undo: Undo
+) -> Instance:
     """A replacement that replicates from `master`, warm and verified. Raises before it is in doubt."""
     check, fleet, names = world.interrupt.check, world.fleet, Names(plan.run)
     members = {m.id: m for m in fleet.members(plan.cluster)}
-    if plan.snapshot_from is None or plan.snapshot_from not in members:
+    if copied is None or copied not in members:
         raise TryAgainError(f"{plan.cluster} has no healthy replica to copy: repair one, then plan again")
-    source = members[plan.snapshot_from]
+    source = members[copied]
     with contextlib.closing(world.connect(plan.cluster, source)) as server:
         history, wanted = server.executed(), server.tables()
         server.dump_pages()
@@ -145,6 +147,7 @@ def _verify(world: World, plan: Plan, heir: Instance, master: Instance, server: 
     with contextlib.closing(world.connect(plan.cluster, master)) as source:
         source.write_marker(plan.run)
         target = source.executed()
+        wanted &= source.tables()  # what was dropped meanwhile is not missing
     if not server.wait_applied(target, plan.policy.max_lag) or not server.marker_visible(plan.run):
         raise TryAgainError(f"a row written on {master.id.short} does not appear on {heir.id.short}")
     missing = wanted - server.tables()

@@ -24,7 +24,7 @@ from reaper.domain.facts import (
     Unreachable,
 )
 from reaper.domain.gtid import MariadbGtidSet
-from reaper.domain.plan import Plan, Replacement
+from reaper.domain.plan import Plan, Replacement, Role
 from reaper.domain.policy import Policy
 from reaper.planner.guards import Case, Moment
 from reaper.planner.steps import Request, make_plan
@@ -186,11 +186,15 @@ def case(*members: Member, **changes: object) -> Case:
         view=view(*(members or trio())),
         soak=soak(),
         victim=iid("n1"),
+        role=Role.MASTER,
         policy=Policy(),
         replacement=Replacement.BEFORE,
         moment=Moment.PLAN,
         snapshot_from=iid("n2"),
+        copies_hot=True,
     )
+    if "role" not in changes and changes.get("victim", iid("n1")) != iid("n1"):
+        changes["role"] = Role.REPLICA  # in these tests n1 is always the master
     return replace(base, **changes)  # type: ignore[arg-type]
 
 

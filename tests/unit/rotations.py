@@ -9,9 +9,11 @@ from builders import CLUSTER, iid, plan_for
 from reaper.domain.plan import Plan, Replacement, StepName
 from reaper.domain.policy import Policy
 from reaper.domain.verdict import Event, EventKind, RunVerdict
-from reaper.testing.fleet import MemoryFleet, Picture, world
+from reaper.testing.fleet import MemoryFleet
 from reaper.testing.machine import Machine
 from reaper.testing.people import Record
+from reaper.testing.picture import Picture
+from reaper.testing.world import world
 from reaper.workflow.ports import World
 from reaper.workflow.rotation import Rotation
 

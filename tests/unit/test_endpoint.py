@@ -72,9 +72,7 @@ class Lab:
         reserved.bind(("127.0.0.1", 0))
         return Address(*reserved.getsockname())
 
-    def config(
-        self, target: Address | None, hold: timedelta = FOREVER, most_held: int = 1000
-    ) -> EndpointConfig:
+    def config(self, target: Address | None, hold: timedelta = FOREVER, most_held: int = 1000) -> EndpointConfig:
         return EndpointConfig(
             listen=self.dead(),
             control=self.directory / "control.sock",
@@ -445,9 +443,7 @@ def test_a_frozen_process_is_try_again_and_its_late_answer_is_not_mistaken(lab: 
         pytest.param(b'{"op": "route", "target": ["127.0.0.1", 70000]}\n', id="a port out of range"),
         pytest.param(b'{"op": "route", "target": ["db.example", 80]}\n', id="a name that would be looked up"),
         pytest.param(b'{"op": "route", "target": ["\\u0000", 80]}\n', id="a host with a zero byte"),
-        pytest.param(
-            b'{"op": "route", "target": ["127.0.0.1", 80], "expect": 5}\n', id="a senseless expectation"
-        ),
+        pytest.param(b'{"op": "route", "target": ["127.0.0.1", 80], "expect": 5}\n', id="a senseless expectation"),
         pytest.param(b"[" * 60_000 + b"\n", id="deep nesting"),
         pytest.param(b"x" * 200_000, id="a line without end"),
     ],

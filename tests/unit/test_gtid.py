@@ -40,12 +40,8 @@ def shown(ranges: tuple[GtidRange, ...]) -> str:
         pytest.param(" \n", "", id="white space alone is the empty set"),
         pytest.param(f"{U1}:23", f"{U1}:23", id="one transaction"),
         pytest.param(f"{U1}:5-5", f"{U1}:5", id="an interval of one is written as one number"),
-        pytest.param(
-            f"{U1}:1-5:7-10,\n{U2}:1", f"{U1}:1-5:7-10,{U2}:1", id="a newline follows the server's commas"
-        ),
-        pytest.param(
-            f" {U1} : 1 - 5 : 7 ,\r\n {U2}:1\n", f"{U1}:1-5:7,{U2}:1", id="spaces are allowed anywhere"
-        ),
+        pytest.param(f"{U1}:1-5:7-10,\n{U2}:1", f"{U1}:1-5:7-10,{U2}:1", id="a newline follows the server's commas"),
+        pytest.param(f" {U1} : 1 - 5 : 7 ,\r\n {U2}:1\n", f"{U1}:1-5:7,{U2}:1", id="spaces are allowed anywhere"),
         pytest.param(f"{U1.upper()}:1-5,{U1}:6", f"{U1}:1-6", id="an upper-case uuid is the same source"),
         pytest.param(f"{U2}:1,{U1}:1", f"{U1}:1,{U2}:1", id="sources are sorted"),
         pytest.param(f"{U1}:7-10:1-3", f"{U1}:1-3:7-10", id="unordered intervals are sorted"),
@@ -53,12 +49,8 @@ def shown(ranges: tuple[GtidRange, ...]) -> str:
         pytest.param(f"{U1}:1-5:6-8", f"{U1}:1-8", id="adjacent intervals are merged"),
         pytest.param(f"{U1}:1-9:2-3:5", f"{U1}:1-9", id="contained intervals disappear"),
         pytest.param(f"{U1}:1-54,\n{U1}:60", f"{U1}:1-54:60", id="a source named twice is joined"),
-        pytest.param(
-            f"{U1}:1-3:tag_a:1-5:7", f"{U1}:1-3:tag_a:1-5:7", id="a tag applies to the intervals after it"
-        ),
-        pytest.param(
-            f"{U1}:zeta:4:alpha:1-2:3:zeta:5", f"{U1}:alpha:1-3:zeta:4-5", id="each tag counts for itself"
-        ),
+        pytest.param(f"{U1}:1-3:tag_a:1-5:7", f"{U1}:1-3:tag_a:1-5:7", id="a tag applies to the intervals after it"),
+        pytest.param(f"{U1}:zeta:4:alpha:1-2:3:zeta:5", f"{U1}:alpha:1-3:zeta:4-5", id="each tag counts for itself"),
         pytest.param(f"{U1}:TAG_A:1,{U1}:tag_a:2", f"{U1}:tag_a:1-2", id="tags are case-insensitive"),
         pytest.param(f"{U1}:_{'9' * 31}:1", f"{U1}:_{'9' * 31}:1", id="a tag has up to 32 characters"),
         pytest.param(f"{U1}:tag_a:1,{U1}:1", f"{U1}:1:tag_a:1", id="a comma ends the tag"),
@@ -118,9 +110,7 @@ def test_malformed_mysql_text_is_refused_with_the_reason(text: str, why: str) ->
         pytest.param(f"{U1}:1-5", "", f"{U1}:1-5", 5, id="all is beyond the empty set"),
         pytest.param(f"{U1}:1-100", f"{U1}:1-97", f"{U1}:98-100", 3, id="a replica three behind"),
         pytest.param(f"{U1}:1-97", f"{U1}:1-100", "", 0, id="a replica is not beyond its source"),
-        pytest.param(
-            f"{U1}:1-5:7-10", f"{U1}:3", f"{U1}:1-2 {U1}:4-5 {U1}:7-10", 8, id="GTID_SUBTRACT, one within"
-        ),
+        pytest.param(f"{U1}:1-5:7-10", f"{U1}:3", f"{U1}:1-2 {U1}:4-5 {U1}:7-10", 8, id="GTID_SUBTRACT, one within"),
         pytest.param(f"{U1}:1-10", f"{U1}:1-4:6-8", f"{U1}:5 {U1}:9-10", 3, id="a replica with gaps"),
         pytest.param(f"{U1}:2-3:5-6:8-9", f"{U1}:3-8", f"{U1}:2 {U1}:9", 2, id="one interval over several"),
         pytest.param(
@@ -130,9 +120,7 @@ def test_malformed_mysql_text_is_refused_with_the_reason(text: str, why: str) ->
             1,
             id="an errant transaction of the replica's uuid",
         ),
-        pytest.param(
-            f"{U1}:1-5:tag_a:1-5", f"{U1}:1-9", f"{U1}:tag_a:1-5", 5, id="tagged and untagged are distinct"
-        ),
+        pytest.param(f"{U1}:1-5:tag_a:1-5", f"{U1}:1-9", f"{U1}:tag_a:1-5", 5, id="tagged and untagged are distinct"),
         pytest.param(f"{U1.upper()}:1-5", f"{U1}:1-5", "", 0, id="upper case makes no difference"),
     ],
 )
@@ -189,9 +177,7 @@ def test_a_mysql_set_refuses_ranges_of_a_strange_source(source: str) -> None:
             "0-2-200,0-1-300",
             id="the newest comes last: the server takes the last as newest",
         ),
-        pytest.param(
-            "1-7-5,0-2-105, 0-1-100\n", "0-1-100,0-2-105,1-7-5", id="domains are sorted, white space ignored"
-        ),
+        pytest.param("1-7-5,0-2-105, 0-1-100\n", "0-1-100,0-2-105,1-7-5", id="domains are sorted, white space ignored"),
         pytest.param("0-1-200,0-1-300,0-1-100", "0-1-300", id="of a repeated server the highest counts"),
         pytest.param("0-1-0", "", id="up to 0 is nothing"),
         pytest.param("0-10-5,0-9-5", "0-9-5,0-10-5", id="numbers are ordered as numbers"),
@@ -217,9 +203,7 @@ def test_mariadb_text_has_one_canonical_form(text: str, canonical: str) -> None:
         pytest.param("0-1-2-3", "is not domain-server-sequence", id="four numbers"),
         pytest.param("0--1-5", "is not domain-server-sequence", id="a negative server"),
         pytest.param("0-1-x", "is not domain-server-sequence", id="a letter"),
-        pytest.param(
-            "0 - 1 - 5", "is not domain-server-sequence", id="spaces within, which the server refuses"
-        ),
+        pytest.param("0 - 1 - 5", "is not domain-server-sequence", id="spaces within, which the server refuses"),
         pytest.param("0-1-\u0663", "is not domain-server-sequence", id="digits that are not ASCII"),
         pytest.param(f"0-1-{'9' * 5000}", "is not domain-server-sequence", id="a number beyond all reason"),
         pytest.param("0-1-100,", "is empty", id="text cut off after a comma"),
@@ -247,9 +231,7 @@ def test_malformed_mariadb_text_is_refused_with_the_reason(text: str, why: str) 
         pytest.param("0-1-110", "0-1-100", "0-1-101..110", 10, id="a replica ten behind"),
         pytest.param("0-1-101", "0-1-100", "0-1-101", 1, id="a replica one behind"),
         pytest.param("0-1-100", "0-1-110", "", 0, id="a replica is not beyond its master"),
-        pytest.param(
-            "0-1-100", "", "0-1-100", 100, id="an empty replica lacks all, though one alone is proved"
-        ),
+        pytest.param("0-1-100", "", "0-1-100", 100, id="an empty replica lacks all, though one alone is proved"),
         pytest.param(
             "0-1-100,0-2-150",
             "0-1-100",
@@ -257,9 +239,7 @@ def test_malformed_mariadb_text_is_refused_with_the_reason(text: str, why: str) 
             50,
             id="a replica that has seen nothing of the new master",
         ),
-        pytest.param(
-            "0-1-100,0-2-150", "0-1-100,0-2-120", "0-2-121..150", 30, id="a replica behind the new master"
-        ),
+        pytest.param("0-1-100,0-2-150", "0-1-100,0-2-120", "0-2-121..150", 30, id="a replica behind the new master"),
         pytest.param(
             "0-2-150,0-1-180",
             "0-1-100,0-2-120",
@@ -284,9 +264,7 @@ def test_malformed_mariadb_text_is_refused_with_the_reason(text: str, why: str) 
         pytest.param("0-1-100,0-2-105", "0-2-105", "0-1-100", 1, id="a position knows less than a state"),
         pytest.param("0-1-100,7-1-9", "0-1-100", "7-1-9", 9, id="a domain that the other never saw"),
         pytest.param("0-1-110,7-1-9", "0-1-100,7-1-4", "0-1-101..110 7-1-5..9", 15, id="domains add up"),
-        pytest.param(
-            "0-1-5,7-1-9", "0-1-4,7-2-3", "0-1-5 7-1-9", 7, id="the lead is counted in its own domain"
-        ),
+        pytest.param("0-1-5,7-1-9", "0-1-4,7-2-3", "0-1-5 7-1-9", 7, id="the lead is counted in its own domain"),
     ],
 )
 def test_mariadb_difference(mine: str, theirs: str, beyond: str, distance: int) -> None:
@@ -323,15 +301,11 @@ def test_mariadb_position_names_the_newest_of_each_domain(state: str, position: 
             id="a server that the earlier state had not seen is added",
         ),
         pytest.param("0-2-150,0-1-180", "0-2-140", "0-2-140", id="who wrote after the position is dropped"),
-        pytest.param(
-            "0-1-140,0-2-150", "0-2-140", "0-2-140", id="an equal number of another server came after too"
-        ),
+        pytest.param("0-1-140,0-2-150", "0-2-140", "0-2-140", id="an equal number of another server came after too"),
         pytest.param("0-1-100,7-1-9", "0-1-90", "0-1-90", id="a domain that the position lacks is dropped"),
         pytest.param("0-1-100", "", "", id="at the empty position there was nothing"),
         pytest.param("", "0-1-100", "0-1-100", id="an empty state is the position"),
-        pytest.param(
-            "0-1-100,0-2-150,7-1-9,7-2-5", "0-2-140,7-2-7", "0-1-100,0-2-140,7-2-7", id="domain by domain"
-        ),
+        pytest.param("0-1-100,0-2-150,7-1-9,7-2-5", "0-2-140,7-2-7", "0-1-100,0-2-140,7-2-7", id="domain by domain"),
     ],
 )
 def test_mariadb_state_as_it_was_at_a_position(state: str, pos: str, then: str) -> None:
@@ -441,9 +415,7 @@ mariadb_texts = st.lists(st.tuples(st.integers(0, 1), st.integers(1, 3), st.inte
 mysql_sets = mysql_texts.map(my)
 mariadb_sets = mariadb_texts.map(maria)
 pairs = st.one_of(st.tuples(mysql_sets, mysql_sets), st.tuples(mariadb_sets, mariadb_sets))
-triples = st.one_of(
-    st.tuples(mysql_sets, mysql_sets, mysql_sets), st.tuples(mariadb_sets, mariadb_sets, mariadb_sets)
-)
+triples = st.one_of(st.tuples(mysql_sets, mysql_sets, mysql_sets), st.tuples(mariadb_sets, mariadb_sets, mariadb_sets))
 Pair = tuple[GtidSet, GtidSet]
 Triple = tuple[GtidSet, GtidSet, GtidSet]
 
@@ -531,9 +503,7 @@ def test_mariadb_with_its_missing_ranges_covers(a: MariadbGtidSet, b: MariadbGti
 
 @few
 @given(mariadb_sets, mariadb_sets)
-def test_mariadb_state_at_a_position_is_at_that_position(
-    state: MariadbGtidSet, other: MariadbGtidSet
-) -> None:
+def test_mariadb_state_at_a_position_is_at_that_position(state: MariadbGtidSet, other: MariadbGtidSet) -> None:
     pos = maria(other.position())
     then = state.with_position(pos)
     assert then.position() == str(pos)

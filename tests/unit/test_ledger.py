@@ -135,15 +135,9 @@ OUTAGES = {
     "without the moment of opening every later gap counts": Gap(
         acks=[980, 1042, 5000, 5020], until=None, expected=(1042, 5000)
     ),
-    "a longer gap that ends at the kill does not count": Gap(
-        acks=[100, 1000, 1042], until=1040, expected=(1000, 1042)
-    ),
-    "of two equal gaps the first is taken": Gap(
-        acks=[990, 1010, 1030, 1050], until=1050, expected=(990, 1010)
-    ),
-    "a client that noticed nothing has its pace": Gap(
-        acks=[970, 990, 1010, 1030], until=1011, expected=(990, 1010)
-    ),
+    "a longer gap that ends at the kill does not count": Gap(acks=[100, 1000, 1042], until=1040, expected=(1000, 1042)),
+    "of two equal gaps the first is taken": Gap(acks=[990, 1010, 1030, 1050], until=1050, expected=(990, 1010)),
+    "a client that noticed nothing has its pace": Gap(acks=[970, 990, 1010, 1030], until=1011, expected=(990, 1010)),
     "a planned switch that opened the heir before the kill": Gap(
         acks=[900, 990, 1001], until=950, expected=(990, 1001)
     ),
@@ -158,9 +152,7 @@ OUTAGES = {
 @pytest.mark.parametrize("case", OUTAGES.values(), ids=OUTAGES.keys())
 def test_outage(case: Gap) -> None:
     # An attempt that failed is never an end of the gap, and makes the client known.
-    failed = [
-        write(0, 100 + n, fate, t) for n, (fate, t) in enumerate([(REF, 985), (UNK, 1001), (REF, 9000)])
-    ]
+    failed = [write(0, 100 + n, fate, t) for n, (fate, t) in enumerate([(REF, 985), (UNK, 1001), (REF, 9000)])]
     until_ns = None if case.until is None else int(case.until * MS)
     (found,) = outages(ledger(*failed, *acked(0, *case.acks)), KILL, until_ns=until_ns)
     last, first = (None if t is None else int(t * MS) for t in case.expected)

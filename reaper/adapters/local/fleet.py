@@ -41,6 +41,10 @@ class LocalFleet:
         registry = self.registry(cluster)
         return tuple(describe(registry, cluster, i) for i in registry.read().instances)
 
+    def copies_hot(self, cluster: str) -> bool:
+        """True if a snapshot does not stop its source."""
+        return self._engine(self.registry(cluster).read()).can_copy_hot()
+
     def snapshot(self, source: Instance, name: str, check: Callable[[], None]) -> Snapshot:
         """Copy a replica's data directory: hot if the engine can, otherwise with the server stopped."""
         cluster, instance = _parts(source.id)
@@ -114,8 +118,7 @@ class LocalFleet:
             record = _known(lab, name)
             if process.state_of(record.process) is not None:
                 raise RefusedError(f"{instance.id} is alive: only what is dead is quarantined")
-            if record.quarantined_until is None:
-                record.quarantined_until = until
+            record.quarantined_until = until
 
     def retire(self, instance: Instance) -> None:
         """End its process if it runs, delete its files and its record."""

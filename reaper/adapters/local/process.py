@@ -104,6 +104,10 @@ class Weapon:
                 return
             time.sleep(0.0005)
 
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self._signal(signal.SIGCONT)
+
     def fence(self, within: timedelta) -> str | None:
         """Wait until the kernel says that the process has ended."""
         if not self._poll.poll(max(0, int(within.total_seconds() * 1000))):
