@@ -4,13 +4,18 @@ A further provider adds its name and its builder to `PROVIDERS`; the tests stay 
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+import shutil
+import tempfile
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
+from reaper.adapters.interrupt import SignalInterrupt
+from reaper.cli.compose import Site
 from reaper.domain.errors import ReaperError, RefusedError, ServerError, UsageError
 from reaper.domain.facts import Address, Instance, InstanceId, InstanceState, Openness, ThreadState
 from reaper.planner.shape import MasterWithReplicas, classify
@@ -93,10 +98,24 @@ def memory() -> Iterator[Harness]:
     yield Harness(world=world(fleet), cluster="contract")
 
 
-PROVIDERS: list[Callable[[], AbstractContextManager[Harness]]] = [memory]
+@contextmanager
+def local() -> Iterator[Harness]:
+    """Real servers on loopback."""
+    home = Path(tempfile.mkdtemp(prefix="reaper-contract-"))
+    site = Site(home)
+    try:
+        site.lab_up("contract", None, 3, never)
+        yield Harness(world=site.world(site.store, SignalInterrupt()), cluster="contract")
+    finally:
+        with contextlib.suppress(UsageError):
+            site.lab_down("contract")
+        shutil.rmtree(home)
 
 
-@pytest.fixture(params=PROVIDERS, ids=lambda p: p.__name__)
+PROVIDERS = [pytest.param(memory, id="memory"), pytest.param(local, id="local", marks=pytest.mark.servers)]
+
+
+@pytest.fixture(params=PROVIDERS)
 def provider(request: pytest.FixtureRequest) -> Iterator[Harness]:
     with request.param() as harness:
         yield harness
