@@ -55,6 +55,12 @@ class AbortedError(ReaperError):
     exit_code = ExitCode.INTERRUPTED
 
 
+class OwnershipLostError(ReaperError):
+    """Another worker has taken the run over; this one must not do one more effect."""
+
+    exit_code = ExitCode.TRY_AGAIN
+
+
 class ServerError(ReaperError):
     """A statement or a connection failed."""
 
