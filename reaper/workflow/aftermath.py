@@ -1,0 +1,192 @@
+"""What follows a kill, in any case: measure, put the victim away, restore the size, forget, judge.
+
+From here the only way is forward: what goes wrong is collected as a fault of the run, not raised (I9).
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TypeVar
+
+from reaper.domain.errors import ReaperError, TryAgainError
+from reaper.domain.facts import ClusterView, Instance, Openness
+from reaper.domain.ledger import Ledger, LedgerVerdict, settle
+from reaper.domain.plan import Plan, Replacement, Role, StepName
+from reaper.domain.policy import Loss
+from reaper.domain.verdict import ClientCost, Part, RunVerdict
+from reaper.planner.guards import replication_faults
+from reaper.planner.shape import OtherShape, classify, living
+from reaper.planner.steps import snapshot_source
+from reaper.workflow.cutover import Moments
+from reaper.workflow.evidence import client_costs, ledger_faults, parts_of, worst
+from reaper.workflow.observe import observe
+from reaper.workflow.ports import Probe, Server, World
+from reaper.workflow.prepare import Names, Undo, build_replacement, instance_of
+from reaper.workflow.run import Timeline
+
+T = TypeVar("T")
+
+_LOOK_EVERY = timedelta(milliseconds=50)
+_PROBE_AFTER = timedelta(seconds=1)  # writes on record after the first acknowledged one
+# The victim's files are kept this long if a person has to look, whatever the policy's quarantine is.
+KEPT_FOR_A_PERSON = timedelta(days=30)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What is known once the victim is dead and the probe has been read."""
+
+    heir: Instance | None
+    costs: tuple[ClientCost, ...] = ()
+    parts: tuple[Part, ...] = ()
+    ledger: LedgerVerdict | None = None
+    notes: tuple[str, ...] = ()
+    leaderless: bool = False  # nobody took over: nothing may be deleted
+
+
+class Aftermath:
+    """Everything that a run does once its victim is dead."""
+
+    def __init__(self, world: World, plan: Plan, timeline: Timeline) -> None:
+        self._world = world
+        self._plan = plan
+        self._timeline = timeline
+        self._names = Names(plan.run)
+        self.faults: list[str] = []
+        self.master: Instance | None = None  # who takes writes now, as far as this run knows
+
+    def on_master(self, action: Callable[[Server], None]) -> None:
+        """Do something on whoever takes writes; nothing if nobody is known, since then nothing was written."""
+        if self.master is not None:
+            with contextlib.closing(self._world.connect(self._plan.cluster, self.master)) as server:
+                action(server)
+
+    def attempt(self, what: str, action: Callable[[], T]) -> T | None:
+        """Do something that must not stop a run which only goes forward; a failure is a fault of the run."""
+        try:
+            return action()
+        except ReaperError as error:
+            self.faults.append(f"could not {what}: {error}")
+            return None
+
+    def measure(self, probe: Probe, heir: Instance | None, moments: Moments, notes: tuple[str, ...]) -> Outcome:
+        """End the probe, read what it recorded and compare it with the master."""
+        self._world.clock.sleep(_PROBE_AFTER)
+        ledger = self.attempt("read the probe's ledger", probe.stop)
+        if ledger is None:
+            return Outcome(heir=heir, notes=notes)
+        costs = client_costs(ledger, kill_ns=moments.kill, until_ns=moments.rerouted)
+        verdict = self.settle(ledger)
+        self.faults += ledger_faults(verdict, worst(costs), self._plan.policy)
+        parts = parts_of(ledger, moments) if self._plan.role is Role.MASTER else ()
+        return Outcome(heir=heir, costs=costs, parts=parts, ledger=verdict, notes=notes)
+
+    def settle(self, ledger: Ledger) -> LedgerVerdict | None:
+        """Compare a ledger with the master; None: there is no master, or it could not be read."""
+        master = self.master
+        if master is None:
+            return None
+        with self._timeline.step(StepName.SETTLE, "compare the ledger with the master") as step:
+            rows = self.attempt("compare the ledger with the master", lambda: self._probe_rows(master))
+            if rows is None:
+                return None
+            verdict = settle(ledger, rows)
+            step.detail = f"{verdict.acknowledged} acknowledged, {len(verdict.lost)} lost"
+        return verdict
+
+    def _probe_rows(self, master: Instance) -> list[tuple[int, int]]:
+        with contextlib.closing(self._world.connect(self._plan.cluster, master)) as server:
+            return list(server.probe_rows(self._names.probe_table))
+
+    def retire(self, outcome: Outcome, before: int) -> RunVerdict:
+        """Restore the size, put the victim away, forget what was made. Faults are collected, not raised."""
+        plan = self._plan
+        self.attempt(f"quarantine {plan.victim.short}", lambda: self.put_away(KEPT_FOR_A_PERSON))
+        if not outcome.leaderless:
+            restored = True
+            if plan.replacement is Replacement.AFTER:
+                restored = self.attempt("restore the cluster's size", self._replace_afterwards) is not None
+            # Only what is proved to be of no use is given up: replaced (E16), and nothing lost that it may hold (E03).
+            if restored and outcome.ledger is not None and not outcome.ledger.lost:
+                self.attempt(f"retire {plan.victim.short}", self._give_up_victim)
+            self._forget()
+        after = self._check_topology(before - 1 if plan.replacement is Replacement.NONE else before)
+        return RunVerdict(
+            faults=tuple(self.faults),
+            outage=worst(outcome.costs),
+            clients=outcome.costs,
+            parts=outcome.parts,
+            ledger=outcome.ledger,
+            copies_before=before,
+            copies_after=after,
+            heir=str(outcome.heir.id) if outcome.heir else None,
+            notes=outcome.notes,
+        )
+
+    def _replace_afterwards(self) -> Instance:
+        world, plan, undo = self._world, self._plan, Undo()
+        if self.master is None:
+            raise TryAgainError("there is no master to replicate from")
+        source = snapshot_source(observe(world, plan.cluster), spare=self.master.id)
+        if source is None and world.fleet.copies_hot(plan.cluster):
+            source = self.master.id  # nobody else is left, and a hot copy does not stop it
+        try:
+            return build_replacement(world, plan, source, self.master, self._timeline, undo)
+        except ReaperError:
+            self.faults += undo.run()
+            raise
+
+    def put_away(self, keep: timedelta) -> None:
+        """Quarantine the victim for so long."""
+        world, plan = self._world, self._plan
+        victim = instance_of(world, plan.cluster, plan.victim)
+        with self._timeline.step(StepName.QUARANTINE, f"{victim.id.short} is never started again"):
+            world.fleet.quarantine(victim, world.clock.now() + keep)
+
+    def _give_up_victim(self) -> None:
+        """Delete the victim, or let its quarantine end when the policy says."""
+        if self._plan.policy.quarantine:
+            self.put_away(self._plan.policy.quarantine)
+            return
+        with self._timeline.step(StepName.RETIRE, f"delete {self._plan.victim.short}"):
+            self._world.fleet.retire(instance_of(self._world, self._plan.cluster, self._plan.victim))
+
+    def _forget(self) -> None:
+        fleet, names = self._world.fleet, self._names
+        with self._timeline.step(StepName.FORGET, "the snapshot, the probe's table, the marker row"):
+            self.attempt("forget the snapshot", lambda: fleet.forget(names.snapshot))
+            drop = names.probe_table
+            self.attempt("drop the probe's table", lambda: self.on_master(lambda s: s.drop_probe_table(drop)))
+            run = self._plan.run
+            self.attempt("clear the marker row", lambda: self.on_master(lambda s: s.clear_marker(run)))
+
+    def _check_topology(self, expected: int) -> int:
+        """How many copies there are; an unsound shape, a replica that does not replicate, is a fault."""
+        view = self.observe_until(lambda v: self._topology_faults(v, expected))
+        self.faults += self._topology_faults(view, expected)
+        return sum(1 for m in living(view) if m.facts)
+
+    def observe_until(self, faults: Callable[[ClusterView], list[str]]) -> ClusterView:
+        """The cluster without the victim, as soon as nothing is wrong with it, or when the time to repoint is up."""
+        clock = self._world.clock
+        deadline = clock.monotonic_ns() + int(self._plan.policy.repoint_within.total_seconds() * 1e9)
+        while True:
+            view = observe(self._world, self._plan.cluster)
+            view = replace(view, members=tuple(m for m in view.members if m.instance.id != self._plan.victim))
+            if not faults(view) or clock.monotonic_ns() > deadline:
+                return view
+            clock.sleep(_LOOK_EVERY)
+
+    def _topology_faults(self, view: ClusterView, expected: int) -> list[str]:
+        if len(living(view)) != expected:
+            return [f"the cluster has {len(living(view))} members, it should have {expected}"]
+        shape = classify(view)
+        if isinstance(shape, OtherShape):
+            alone = expected == 1 and all(m.facts and m.facts.openness is Openness.OPEN for m in living(view))
+            return [] if alone else [f"the cluster's shape is not sound: {shape.name}: {shape.why}"]
+        faults = [f for replica in shape.replicas for f in replication_faults(replica)]
+        state = shape.master.facts.semi_sync if shape.master.facts else None
+        if self._plan.policy.loss is Loss.FORBIDDEN and not (state and state.source_active and state.source_clients):
+            faults.append(f"semi-sync is not on at {shape.master.instance.id.short}: its writes can be lost (E02)")
+        return faults
