@@ -1,5 +1,6 @@
 """A person's Ctrl-C, answered at safe places."""
 
+import contextlib
 import signal
 import sys
 import threading
@@ -11,7 +12,7 @@ from reaper.domain.errors import AbortedError
 
 
 class SignalInterrupt:
-    """SIGINT and SIGTERM as a wish: honoured before the kill, answered after it."""
+    """SIGINT, SIGTERM and SIGHUP (a closed terminal) as a wish: honoured before the kill, answered after it."""
 
     def __init__(self) -> None:
         self._wished = threading.Event()
@@ -20,7 +21,7 @@ class SignalInterrupt:
     @contextmanager
     def installed(self) -> Iterator["SignalInterrupt"]:
         """Listen to the signals inside the block. Only the main thread may."""
-        before = {s: signal.signal(s, self._heard) for s in (signal.SIGINT, signal.SIGTERM)}
+        before = {s: signal.signal(s, self._heard) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         try:
             yield self
         finally:
@@ -33,7 +34,8 @@ class SignalInterrupt:
             said = "the master is dead: the failover has to finish, and it does; it takes seconds"
         else:
             said = "stopping before the kill: what was built is being undone"
-        sys.stderr.write(f"\nreaper: {said}\n")
+        with contextlib.suppress(OSError, ValueError):  # the terminal may be what has gone
+            sys.stderr.write(f"\nreaper: {said}\n")
 
     def check(self) -> None:
         """AbortedError if a person asked to stop and the kill has not happened."""

@@ -14,5 +14,9 @@ def log_tail(log: Path) -> str:
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return "no log was written"
-    telling = [line for line in lines if any(word in line for word in ("rror", "annot", "an't", "ailed"))] or lines
-    return " | ".join(line.strip() for line in telling[-_LINES:]) or "the log is empty"
+    lines = [line.strip() for line in lines if line.strip()]
+    telling = [line for line in lines if "[ERROR]" in line or line.lower().startswith(("error", "fatal"))]
+    shown = telling[-_LINES:] or lines[-_LINES:]
+    if lines and lines[-1] not in shown:
+        shown.append(lines[-1])
+    return " | ".join(shown) or "the log is empty"

@@ -1,6 +1,7 @@
 """The one place where adapters are chosen and put together."""
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,10 +19,13 @@ from reaper.adapters.mysql.connection import Connection
 from reaper.adapters.mysql.engines import dialect_of, engine_of, find_engine
 from reaper.adapters.mysql.server import SCHEMA, SqlServer
 from reaper.adapters.store.sqlite import SqliteStore
+from reaper.domain.errors import TryAgainError
 from reaper.domain.facts import Instance
+from reaper.domain.ledger import Ledger
 from reaper.domain.plan import Plan
 from reaper.workflow.engine import Engine
 from reaper.workflow.ports import Journal, Probe, World
+from reaper.workflow.prepare import Names
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Site:
 
     def registry(self, name: str) -> Registry:
         """The book of one lab."""
-        return lab.home_of(self.labs, name)
+        return Registry(self.labs, name)
 
     def connect(self, cluster: str, instance: Instance) -> SqlServer:
         """A connection with reaper's own account."""
@@ -68,8 +72,7 @@ class Site:
 
         record = self.registry(plan.cluster).read()
         login = record.application.login()
-        ledgers = self.home / "ledgers"
-        ledgers.mkdir(parents=True, exist_ok=True)
+        self._ledgers.mkdir(parents=True, exist_ok=True)
         return ProcessProbe.start(
             ProbeConfig(
                 host=lab.LOOPBACK,
@@ -80,10 +83,24 @@ class Site:
                 table=table,
                 clients=plan.policy.probe_clients,
                 rate=plan.policy.probe_rate,
-                ledger=str(ledgers / f"{plan.run}.ledger"),
+                ledger=str(self._ledgers / f"{table}-{time.time_ns()}.ledger"),
                 tls=dialect_of(record.flavour).tls,
             )
         )
+
+    @property
+    def _ledgers(self) -> Path:
+        return self.home / "ledgers"
+
+    def past_ledger(self, plan: Plan) -> Ledger | None:
+        """What the first probe of a run recorded, if it ever started on this machine."""
+        found = sorted(self._ledgers.glob(f"{Names(plan.run).probe_table}-*.ledger"))
+        if not found:
+            return None
+        try:
+            return Ledger.decode(found[-1].read_text())
+        except (OSError, ValueError) as error:
+            raise TryAgainError(f"the ledger {found[-1]} cannot be read: {error}") from error
 
     def world(self, journal: Journal, interrupt: SignalInterrupt) -> World:
         """What the workflow runs against."""
@@ -92,6 +109,7 @@ class Site:
             connect=self.connect,
             endpoint=self.endpoint,
             start_probe=self.start_probe,
+            past_ledger=self.past_ledger,
             lock=self.store.exclusive,
             clock=SystemClock(),
             interrupt=interrupt,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from reaper.adapters.interrupt import SignalInterrupt
 from reaper.cli.compose import Site
 from reaper.cli.journal import announcer
+from reaper.cli.runs import refuse_unfinished
 from reaper.domain.errors import RefusedError, UsageError
 from reaper.domain.facts import ClusterView, InstanceId
 from reaper.domain.plan import Role
@@ -30,6 +31,7 @@ def named_victim(site: Site, name: str) -> Victim:
     cluster = rest.partition("/")[0]
     if not cluster or "/" not in rest:
         raise UsageError(f"{name!r} is no instance: write PROVIDER:CLUSTER/NAME, for example local:lab/n1")
+    refuse_unfinished(site.store, cluster)
     view = observe(site.world(announcer(), SignalInterrupt()), cluster)
     member = view.member(InstanceId(provider, rest))
     if member is None:
@@ -44,10 +46,18 @@ def draw_victim(site: Site, cluster: str | None, choice: RoleChoice, seed: int |
     if not names:
         raise UsageError("there is no cluster to draw from: `reaper lab up` makes one on this machine")
     world = site.world(announcer(), SignalInterrupt())
-    views = {name: observe(world, name) for name in names}
+    views: dict[str, ClusterView] = {}
     pool: list[Eligible] = []
     excluded: list[str] = []
-    for name, view in views.items():
+    for name in names:
+        try:
+            refuse_unfinished(site.store, name)
+            view = views[name] = observe(world, name)
+        except (UsageError, RefusedError) as error:
+            if cluster:
+                raise
+            excluded.append(str(error))
+            continue
         shape = classify(view)
         if isinstance(shape, OtherShape):
             excluded.append(f"{name}: {shape.name}: {shape.why}")

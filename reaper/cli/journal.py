@@ -1,5 +1,6 @@
 """Announce a run while it goes: to a person at a terminal, to a log otherwise."""
 
+import contextlib
 import os
 import sys
 
@@ -13,30 +14,40 @@ from reaper.workflow.ports import Journal
 
 
 class Fan:
-    """One journal that passes everything on to several, the record first."""
+    """The record of a run, and somebody who is told. The record precedes; who listens never stops a run."""
 
-    def __init__(self, *journals: Journal) -> None:
-        self._journals = journals
+    def __init__(self, record: Journal, listener: Journal) -> None:
+        self._record = record
+        self._listener = listener
 
     def begin(self, plan: Plan) -> None:
         """A run is born."""
-        for journal in self._journals:
-            journal.begin(plan)
+        self._record.begin(plan)
+        with _deaf():
+            self._listener.begin(plan)
 
     def guards(self, run: str, verdicts: tuple[GuardVerdict, ...]) -> None:
         """What the guards said."""
-        for journal in self._journals:
-            journal.guards(run, verdicts)
+        self._record.guards(run, verdicts)
+        with _deaf():
+            self._listener.guards(run, verdicts)
 
     def event(self, run: str, event: Event) -> None:
         """One line of the timeline."""
-        for journal in self._journals:
-            journal.event(run, event)
+        with _deaf():
+            self._listener.event(run, event)
+        self._record.event(run, event)
 
     def end(self, run: str, state: RunState, verdict: RunVerdict | None, message: str) -> None:
         """A run is over."""
-        for journal in self._journals:
-            journal.end(run, state, verdict, message)
+        with _deaf():
+            self._listener.end(run, state, verdict, message)
+        self._record.end(run, state, verdict, message)
+
+
+def _deaf() -> contextlib.suppress:
+    """The terminal or the pipe may have gone; that is no reason to stop half-way."""
+    return contextlib.suppress(OSError, ValueError)
 
 
 class TerminalJournal:

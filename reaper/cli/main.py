@@ -100,11 +100,14 @@ def lab_up(
     """Make a lab: real servers on loopback, replicating, with an endpoint in front."""
     from reaper.adapters.interrupt import SignalInterrupt
     from reaper.cli.compose import site
+    from reaper.domain.facts import InstanceState
 
     with SignalInterrupt().installed() as interrupt:
-        lab = site().lab_up(name, server, nodes, interrupt.check)
+        here = site()
+        lab = here.lab_up(name, server, nodes, interrupt.check)
+        living = sum(m.state is InstanceState.RUNNING for m in here.fleet.members(name))
     sys.stdout.write(
-        f"lab {lab.name}: {len(lab.instances)} servers ({lab.flavour} {lab.version}), "
+        f"lab {lab.name}: {living} of {len(lab.instances)} servers ({lab.flavour} {lab.version}), "
         f"endpoint 127.0.0.1:{lab.endpoint_port}\n"
         f"  reaper status {lab.name}        look at it\n"
         f"  reaper lab load --name {lab.name}   write and read through the endpoint\n"
@@ -161,12 +164,21 @@ def status(
     if not names:
         raise UsageError("there is no cluster: `reaper lab up` makes one on this machine")
     world = here.world(announcer(), SignalInterrupt())
-    views = [observe(world, name) for name in names]
+    views, faults = [], []
+    for name in names:
+        try:
+            views.append(observe(world, name))
+        except UsageError as error:
+            if cluster:
+                raise
+            faults.append(str(error))  # one broken book does not hide the other clusters
     if wanted is Output.JSON:
         print_json([view_as_json(v) for v in views])
-        return
-    for view in views:
-        console().print(cluster_tree(view))
+    else:
+        for view in views:
+            console().print(cluster_tree(view))
+    if faults:
+        raise UsageError("; ".join(faults))
 
 
 # ---- rotate and kill
@@ -188,6 +200,7 @@ def rotate(
 ) -> None:
     """Replace a cluster's master: build an heir, kill the master, fail over, prove the cost, retire it."""
     from reaper.cli.compose import site
+    from reaper.cli.runs import refuse_unfinished
     from reaper.domain.plan import Replacement
 
     policy = Policy(
@@ -201,6 +214,7 @@ def rotate(
         probe_rate=probe_rate,
     )
     here = site()
+    refuse_unfinished(here.store, cluster)
     view = _observe(here, cluster)
     master = _master_of(view)
     plan = _plan(here, view, master, policy, Replacement.BEFORE, f"rotate the master {master.short} of {cluster}", None)
@@ -253,6 +267,7 @@ def kill(
         probe_clients=probe_clients,
         probe_rate=probe_rate,
     )
+    _output(output)
     here = site()
     victim = named_victim(here, instance) if instance else draw_victim(here, cluster, role, seed)
     replacement = Replacement.NONE if no_replace else Replacement.AFTER
@@ -266,6 +281,7 @@ def kill(
 def retire(
     cluster: Annotated[str, typer.Argument(help="The cluster whose quarantined instances are deleted.")],
     now: Annotated[bool, typer.Option("--now", help="Also those whose quarantine is not over.")] = False,
+    dead: Annotated[bool, typer.Option("--dead", help="Also members that died by themselves.")] = False,
 ) -> None:
     """Delete the quarantined instances of a cluster whose time is over."""
     from datetime import UTC, datetime
@@ -273,8 +289,11 @@ def retire(
     from reaper.cli.compose import site
 
     here = site()
+    here.registry(cluster).read()
     with here.store.exclusive(cluster):
         kept, gone = [], []
+        if dead:
+            gone += _retire_dead(here, cluster)
         for member in here.fleet.members(cluster):
             if member.quarantined_until is None:
                 continue
@@ -286,6 +305,18 @@ def retire(
     sys.stdout.write(
         f"{cluster}: deleted {', '.join(gone) or 'nothing'}" + (f"; kept {', '.join(kept)}" if kept else "") + "\n"
     )
+
+
+@app.command()
+def resume(
+    run: Annotated[str, typer.Argument(help="A run's name, or its beginning.")],
+    output: OutputChoice = "table",
+) -> None:
+    """Finish a run whose process has died: undone if the victim lives, otherwise forward to its verdict."""
+    from reaper.cli import runs
+    from reaper.cli.compose import site
+
+    raise typer.Exit(int(runs.resume(site(), run, _output(output))))
 
 
 # ---- history
@@ -310,7 +341,8 @@ def runs(
     elif records:
         console().print(runs_table(records))
     else:
-        sys.stdout.write("no run yet: `reaper rotate CLUSTER` or `reaper kill --random` makes one\n")
+        of = f" of {cluster}" if cluster else ""
+        sys.stdout.write(f"no run{of} yet: `reaper rotate CLUSTER` or `reaper kill --random` makes one\n")
 
 
 @app.command()
@@ -326,6 +358,24 @@ def show(
 
 
 # ---- shared
+
+
+def _retire_dead(here: "Site", cluster: str) -> list[str]:
+    """Delete members that are dead, provided that what lives is a master with its replicas, or a master alone."""
+    from dataclasses import replace
+
+    from reaper.domain.facts import InstanceState, Openness
+    from reaper.planner.shape import MasterWithReplicas, classify, living
+
+    view = _observe(here, cluster)
+    dead = [m for m in view.members if m.instance.state is InstanceState.DEAD]
+    rest = replace(view, members=tuple(m for m in view.members if m not in dead))
+    alone = [m.facts.openness for m in living(rest) if m.facts] == [Openness.OPEN]
+    if dead and not (alone or isinstance(classify(rest), MasterWithReplicas)):
+        raise RefusedError(f"{cluster}: without its dead members it has no sound master; nothing was deleted")
+    for member in dead:
+        here.fleet.retire(member.instance)
+    return [m.instance.id.short for m in dead]
 
 
 def _output(text: str) -> "Output":

@@ -277,6 +277,8 @@ def runs_table(records: tuple[RunRecord, ...]) -> RenderableType:
         lost = str(len(v.ledger.lost)) if v and v.ledger else "-"
         outage = short(v.outage) if v else "-"
         why = "; ".join(v.faults) if v and v.faults else r.message or r.plan.why
+        if r.interrupted:
+            why = f"its process is gone: reaper resume {r.run}"
         table.add_row(r.run, state, r.plan.victim.short, outage, lost, f"{r.began:%Y-%m-%d %H:%M:%S}", why)
     return table
 

@@ -13,10 +13,11 @@ from reaper.adapters.store.sqlite import SqliteStore, encode
 from reaper.cli.compose import Site
 from reaper.cli.journal import Fan, announcer
 from reaper.cli.render import guards_table, plan_table, verdict_panel
-from reaper.domain.errors import ExitCode
+from reaper.domain.errors import ExitCode, RefusedError, UsageError
 from reaper.domain.plan import Plan
-from reaper.domain.verdict import GuardVerdict, RunVerdict
+from reaper.domain.verdict import GuardVerdict, RunState, RunVerdict
 from reaper.planner.guards import Moment, refusals
+from reaper.workflow.resume import Resumption
 from reaper.workflow.rotation import Rotation, examine
 
 
@@ -52,7 +53,7 @@ def run_name(cluster: str, store: SqliteStore) -> str:
 def dry_run(site: Site, plan: Plan, output: Output) -> ExitCode:
     """Print the plan and every guard's verdict. Nothing is written, on no server and in no store."""
     world = site.world(announcer(), SignalInterrupt())
-    _, verdicts = examine(world, plan, Moment.PLAN, heir=None, mark=False)
+    _, verdicts = examine(world, plan, Moment.PLAN, None)
     refused = refusals(verdicts)
     if output is Output.JSON:
         print_json(
@@ -75,10 +76,32 @@ def dry_run(site: Site, plan: Plan, output: Output) -> ExitCode:
     return ExitCode.REFUSED if refused else ExitCode.GOOD
 
 
+def refuse_unfinished(store: SqliteStore, cluster: str) -> None:
+    """RefusedError if an earlier run of the cluster was interrupted; it explains whatever else is odd there."""
+    left = next((r for r in store.runs(cluster) if r.interrupted), None)
+    if left is not None:
+        raise RefusedError(f"the run {left.run} was interrupted: `reaper resume {left.run}` finishes or undoes it")
+
+
 def run(site: Site, plan: Plan, output: Output) -> ExitCode:
     """Run a plan and print its verdict."""
     with SignalInterrupt().installed() as interrupt:
         verdict = Rotation(site.world(Fan(site.store, announcer()), interrupt), plan).execute()
+    return _report(plan, verdict, output)
+
+
+def resume(site: Site, name: str, output: Output) -> ExitCode:
+    """Finish or undo a run whose process has died, or that got stuck. UsageError: there is nothing to finish."""
+    record = site.store.run(name)
+    if not record.interrupted and record.state is not RunState.STUCK:
+        said = "is running" if record.state is RunState.RUNNING else f"has ended ({record.state})"
+        raise UsageError(f"the run {record.run} {said}: only an interrupted or a stuck one is resumed")
+    with SignalInterrupt().installed() as interrupt:
+        verdict = Resumption(site.world(Fan(site.store, announcer()), interrupt), record.plan).execute()
+    return _report(record.plan, verdict, output)
+
+
+def _report(plan: Plan, verdict: RunVerdict, output: Output) -> ExitCode:
     if output is Output.JSON:
         report = {"run": plan.run, "good": verdict.good, "verdict": as_json(RunVerdict, verdict)}
         print_json(report | {"plan": as_json(Plan, plan)})

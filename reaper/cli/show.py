@@ -48,6 +48,6 @@ def show_run(store: SqliteStore, name: str, output: Output) -> None:
     if record.verdict:
         out.print(verdict_panel(record.plan, record.verdict))
     elif record.interrupted:
-        out.print("[bold red]interrupted[/]: the process that ran it is gone; look at `reaper status`")
+        out.print(f"[bold red]interrupted[/]: its process is gone; `reaper resume {record.run}` finishes or undoes it")
     else:
         out.print(f"[bold]{record.state.value}[/]: {record.message or 'no verdict yet'}")

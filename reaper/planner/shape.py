@@ -49,7 +49,7 @@ def _broken_member(view: ClusterView) -> OtherShape | None:
         if state is InstanceState.DEAD:
             return OtherShape(
                 name="dead member",
-                why=f"{name} is registered and its process is gone; see its error log, then remove or restart it",
+                why=f"the process of {name} is gone: see its error log, then `reaper retire {view.name} --dead`",
             )
         if state is InstanceState.STRANGER:
             return OtherShape(

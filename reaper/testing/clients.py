@@ -157,6 +157,11 @@ class FakeProbe:
             self._end()
 
     @property
+    def recorded(self) -> Ledger:
+        """What it has written down so far, as it would be found in its file."""
+        return Ledger(tuple(self._writes))
+
+    @property
     def running(self) -> bool:
         """True until it is stopped or closed."""
         return not self._ended

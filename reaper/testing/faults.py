@@ -30,6 +30,7 @@ class Faults:
     def __init__(self) -> None:
         self._faults: list[_Fault] = []
         self.calls: list[tuple[str, str]] = []  # every call so far, in order
+        self.power: Callable[[], None] | None = None  # asked on both sides of every call; raises when it is cut
 
     def fail(
         self,
@@ -60,6 +61,8 @@ class Faults:
         self._strike(method, who, When.AFTER)
 
     def _strike(self, method: str, who: str, when: When) -> None:
+        if self.power is not None:
+            self.power()
         for fault in self._faults:
             if fault.method == method and fault.who in ("*", who) and fault.when is when and fault.times:
                 fault.times -= 1

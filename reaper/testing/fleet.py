@@ -199,6 +199,12 @@ class MemoryFleet:
                 raise RefusedError(f"{instance.id} is {machine.state}: there is nothing to kill")
             return FakeTrigger(machine, self.faults)
 
+    def proof_of_death(self, instance: Instance) -> str | None:
+        """What proves that an instance is dead; None: it may live."""
+        with self.clock.lock, self.faults.around("proof_of_death", instance.id.short):
+            machine = self.known(instance.id)
+            return None if machine.runs else f"process of {machine.id}: {machine.death}"
+
     def quarantine(self, instance: Instance, until: datetime) -> None:
         """Mark a dead instance as never to be started again."""
         with self.clock.lock, self.faults.around("quarantine", instance.id.short):

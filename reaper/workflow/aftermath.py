@@ -14,7 +14,7 @@ from reaper.domain.facts import ClusterView, Instance, Openness
 from reaper.domain.ledger import Ledger, LedgerVerdict, settle
 from reaper.domain.plan import Plan, Replacement, Role, StepName
 from reaper.domain.policy import Loss
-from reaper.domain.verdict import ClientCost, Part, RunVerdict
+from reaper.domain.verdict import ClientCost, Part, RunState, RunVerdict
 from reaper.planner.guards import replication_faults
 from reaper.planner.shape import OtherShape, classify, living
 from reaper.planner.steps import snapshot_source
@@ -22,7 +22,7 @@ from reaper.workflow.cutover import Moments
 from reaper.workflow.evidence import client_costs, ledger_faults, parts_of, worst
 from reaper.workflow.observe import observe
 from reaper.workflow.ports import Probe, Server, World
-from reaper.workflow.prepare import Names, Undo, build_replacement, instance_of
+from reaper.workflow.prepare import Names, Undo, build_replacement
 from reaper.workflow.run import Timeline
 
 T = TypeVar("T")
@@ -70,6 +70,12 @@ class Aftermath:
             self.faults.append(f"could not {what}: {error}")
             return None
 
+    def end(self, verdict: RunVerdict) -> RunVerdict:
+        """Record the verdict; a journal that cannot is one more fault of the run."""
+        state = RunState.GOOD if verdict.good else RunState.BAD
+        self.attempt("record the verdict", lambda: self._world.journal.end(self._plan.run, state, verdict, ""))
+        return replace(verdict, faults=tuple(self.faults))
+
     def measure(self, probe: Probe, heir: Instance | None, moments: Moments, notes: tuple[str, ...]) -> Outcome:
         """End the probe, read what it recorded and compare it with the master."""
         self._world.clock.sleep(_PROBE_AFTER)
@@ -112,6 +118,7 @@ class Aftermath:
                 self.attempt(f"retire {plan.victim.short}", self._give_up_victim)
             self._forget()
         after = self._check_topology(before - 1 if plan.replacement is Replacement.NONE else before)
+        self.faults += [f"could not record the timeline: {t}" for t in dict.fromkeys(self._timeline.troubles)]
         return RunVerdict(
             faults=tuple(self.faults),
             outage=worst(outcome.costs),
@@ -139,18 +146,25 @@ class Aftermath:
 
     def put_away(self, keep: timedelta) -> None:
         """Quarantine the victim for so long."""
-        world, plan = self._world, self._plan
-        victim = instance_of(world, plan.cluster, plan.victim)
+        victim = self._victim()
+        if victim is None:
+            return  # deleted by the process that this run is resumed from
         with self._timeline.step(StepName.QUARANTINE, f"{victim.id.short} is never started again"):
-            world.fleet.quarantine(victim, world.clock.now() + keep)
+            self._world.fleet.quarantine(victim, self._world.clock.now() + keep)
+
+    def _victim(self) -> Instance | None:
+        members = self._world.fleet.members(self._plan.cluster)
+        return next((m for m in members if m.id == self._plan.victim), None)
 
     def _give_up_victim(self) -> None:
         """Delete the victim, or let its quarantine end when the policy says."""
         if self._plan.policy.quarantine:
             self.put_away(self._plan.policy.quarantine)
             return
-        with self._timeline.step(StepName.RETIRE, f"delete {self._plan.victim.short}"):
-            self._world.fleet.retire(instance_of(self._world, self._plan.cluster, self._plan.victim))
+        victim = self._victim()
+        if victim is not None:
+            with self._timeline.step(StepName.RETIRE, f"delete {victim.id.short}"):
+                self._world.fleet.retire(victim)
 
     def _forget(self) -> None:
         fleet, names = self._world.fleet, self._names

@@ -65,16 +65,22 @@ class Armed:
 
 @contextmanager
 def arm(
-    world: World, plan: Plan, victim: Instance, replicas: list[Instance], preferred: Instance | None
+    world: World,
+    plan: Plan,
+    victim: Instance,
+    replicas: list[Instance],
+    preferred: Instance | None,
+    *,
+    trigger: Trigger | None = None,
 ) -> Iterator[Armed]:
-    """Open and warm everything before the kill; close it afterwards."""
+    """Open and warm everything before the kill; close it afterwards. `trigger`: one that is aimed already."""
     with contextlib.ExitStack() as stack:
         servers = stack.enter_context(connections(world, plan.cluster, replicas))
-        drains = plan.policy.mode is KillMode.DRAIN
+        drains = plan.policy.mode is KillMode.DRAIN and trigger is None
         victims = stack.enter_context(connections(world, plan.cluster, [victim] if drains else []))
         endpoint = stack.enter_context(contextlib.closing(world.endpoint(plan.cluster)))
         endpoint.warm()
-        trigger = stack.enter_context(contextlib.closing(world.fleet.aim(victim)))
+        aimed = stack.enter_context(contextlib.closing(trigger or world.fleet.aim(victim)))
         pool = stack.enter_context(ThreadPoolExecutor(max_workers=len(servers) + 1))
         for _ in range(len(servers) + 1):
             pool.submit(world.clock.sleep, timedelta(milliseconds=1))  # so that every thread exists
@@ -84,7 +90,7 @@ def arm(
             replicas={r.id: r for r in replicas},
             servers=servers,
             victim_server=victims.get(victim.id),
-            trigger=trigger,
+            trigger=aimed,
             endpoint=endpoint,
             pool=pool,
             preferred=preferred.id if preferred else None,
@@ -125,7 +131,7 @@ def drain(world: World, armed: Armed, timeline: Timeline) -> None:
                     f"{', '.join(behind)} did not apply the drained master's last writes within "
                     f"{policy.drain_within.total_seconds():g} s: the master is open again, nothing was killed"
                 )
-        except BaseException:
+        except Exception:
             undrain(world, armed)
             raise
         outcome.detail = f"{armed.victim.id.short} is read-only, every replica applied its last write"

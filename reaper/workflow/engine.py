@@ -44,6 +44,11 @@ class Seat:
         return self.home / "my.cnf"
 
     @property
+    def tmp(self) -> Path:
+        """For temporary files: a server that boots deletes those of its neighbours in a shared directory."""
+        return self.home / "tmp"
+
+    @property
     def log(self) -> Path:
         """The server's error log."""
         return self.home / "error.log"

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 
 from reaper.domain.errors import ReaperError, ServerError
@@ -80,85 +80,77 @@ def connections(world: World, cluster: str, instances: list[Instance]) -> Iterat
                 server.close()
 
 
-def watch(world: World, view: ClusterView, policy: Policy, *, marker_of: str | None) -> Soak:
-    """Watch a cluster for the policy's soak time. `marker_of`: whose marker row is written; None writes nothing."""
+def watch(world: World, view: ClusterView, policy: Policy) -> Soak:
+    """Watch a cluster for the policy's soak time. Reads only."""
+    unknown = Soak(window=timedelta(0), before=None, after=None, caught_up={}, distance={}, marker=None)
     shape = classify(view)
     if not isinstance(shape, MasterWithReplicas):
-        return Soak(window=timedelta(0), before=None, after=None, caught_up={}, distance={}, marker=None)
+        return unknown
     instances = [m.instance for m in (shape.master, *shape.replicas)]
     try:
         with connections(world, view.name, instances) as servers:
             master = servers.pop(shape.master.instance.id)
-            # Without anybody to acknowledge, the marker's commit would only hang; the guard refuses anyway.
-            state = master.semi_sync()
-            mute = state.source_enabled and state.source_clients == 0
-            committed = _mark(world, view.name, shape.master.instance, marker_of) if marker_of and not mute else None
-            return _watch(world, master, servers, policy, marker_of, committed)
+            return _watch(world, master, servers, policy)
     except ReaperError:
-        # A member that stops answering while it is watched leaves everything unknown, which refuses (I10).
-        return Soak(window=timedelta(0), before=None, after=None, caught_up={}, distance={}, marker=None)
+        return unknown  # whoever stops answering while it is watched leaves everything unknown, which refuses (I10)
 
 
-@dataclass(frozen=True)
-class _Marked:
-    """When the marker row was written; `committed_in` is None if the commit was not acknowledged."""
-
-    written_ns: int
-    committed_in: timedelta | None
-
-
-def _mark(world: World, cluster: str, master: Instance, run: str) -> _Marked:
-    # On a connection of its own: a commit that no replica acknowledges hangs until that connection gives up.
-    began = world.clock.monotonic_ns()
-    try:
-        with contextlib.closing(world.connect(cluster, master)) as scribe:
-            scribe.write_marker(run)
-    except ServerError:
-        return _Marked(began, None)
-    return _Marked(began, _since(began, world))
-
-
-def _since(began_ns: int, world: World) -> timedelta:
-    return timedelta(microseconds=(world.clock.monotonic_ns() - began_ns) / 1000)
-
-
-def _watch(
-    world: World,
-    master: Server,
-    replicas: dict[InstanceId, Server],
-    policy: Policy,
-    marker_of: str | None,
-    marked: _Marked | None,
-) -> Soak:
+def _watch(world: World, master: Server, replicas: dict[InstanceId, Server], policy: Policy) -> Soak:
     clock = world.clock
     started = clock.monotonic_ns()
     before = master.semi_sync()
+    target = master.executed()
+
+    def follow_up(server: Server) -> tuple[int, timedelta | None]:
+        behind = target.distance(server.executed())
+        began = clock.monotonic_ns()
+        return behind, _since(began, world) if server.wait_applied(target, policy.max_lag) else None
+
     with ThreadPoolExecutor(max_workers=min(_MOST_AT_ONCE, len(replicas) + 1)) as pool:
-        target = master.executed()
-
-        def follow_up(server: Server) -> tuple[int | None, timedelta | None, timedelta | None]:
-            behind = target.distance(server.executed())
-            began = clock.monotonic_ns()
-            applied = server.wait_applied(target, policy.max_lag)
-            took = _since(began, world) if applied else None
-            seen = None
-            if marker_of and marked and applied and server.marker_visible(marker_of):
-                seen = _since(marked.written_ns, world)
-            return behind, took, seen
-
         looks = dict(zip(replicas, pool.map(follow_up, replicas.values()), strict=True))
     left = policy.soak - _since(started, world)
     if left > timedelta(0):
         clock.sleep(left)
-    after = master.semi_sync()
-    marker = None
-    if marked is not None:
-        marker = Marker(committed_in=marked.committed_in, arrived={i: seen for i, (_, _, seen) in looks.items()})
     return Soak(
         window=_since(started, world),
         before=before,
-        after=after,
-        caught_up={i: took for i, (_, took, _) in looks.items()},
-        distance={i: behind for i, (behind, _, _) in looks.items()},
-        marker=marker,
+        after=master.semi_sync(),
+        caught_up={i: took for i, (_, took) in looks.items()},
+        distance={i: behind for i, (behind, _) in looks.items()},
+        marker=None,
     )
+
+
+def mark(world: World, view: ClusterView, policy: Policy, run: str) -> Marker:
+    """Write the run's marker row on the master and look for it on every replica (E02, E06).
+
+    Only for a cluster that the guards have let pass: on one that cannot acknowledge, the commit would hang.
+    """
+    shape = classify(view)
+    if not isinstance(shape, MasterWithReplicas):
+        return Marker(committed_in=None)
+    began = world.clock.monotonic_ns()
+    try:
+        with contextlib.closing(world.connect(view.name, shape.master.instance)) as scribe:
+            scribe.write_marker(run)
+            committed = _since(began, world)
+            target = scribe.executed()
+    except ServerError:
+        return Marker(committed_in=None)
+
+    def look(replica: Member) -> timedelta | None:
+        try:
+            with contextlib.closing(world.connect(view.name, replica.instance)) as server:
+                seen = server.wait_applied(target, policy.max_lag) and server.marker_visible(run)
+        except ServerError:
+            return None
+        return _since(began, world) if seen else None
+
+    with ThreadPoolExecutor(max_workers=min(_MOST_AT_ONCE, len(shape.replicas))) as pool:
+        arrived = list(pool.map(look, shape.replicas))
+    ids = [r.instance.id for r in shape.replicas]
+    return Marker(committed_in=committed, arrived=dict(zip(ids, arrived, strict=True)))
+
+
+def _since(began_ns: int, world: World) -> timedelta:
+    return timedelta(microseconds=(world.clock.monotonic_ns() - began_ns) / 1000)

@@ -184,6 +184,9 @@ class Fleet(Protocol):
     def aim(self, instance: Instance) -> Trigger:
         """Check the identity of a running instance and hold it. RefusedError: it is not what reaper started."""
 
+    def proof_of_death(self, instance: Instance) -> str | None:
+        """What proves that an instance is dead, without touching it; None: it may live."""
+
     def quarantine(self, instance: Instance, until: datetime) -> None:
         """Mark a dead instance as never to be started again, its files kept until then; the last word counts."""
 
@@ -270,6 +273,7 @@ class World:
     connect: Callable[[str, Instance], Server]  # cluster, instance
     endpoint: Callable[[str], Endpoint]  # cluster
     start_probe: Callable[[Plan, str], Probe]  # the plan, the probe's table
+    past_ledger: Callable[[Plan], Ledger | None]  # what the probe of an interrupted run recorded; None: nothing
     lock: Callable[[str], AbstractContextManager[None]]  # one run per cluster (I7); RefusedError: taken
     clock: Clock
     interrupt: Interrupt

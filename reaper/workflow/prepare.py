@@ -35,6 +35,11 @@ class Names:
         """The probe's table; run names hold only what an identifier may, plus dashes."""
         return "probe_" + self.run.replace("-", "_").lower()
 
+    @property
+    def second_probe_table(self) -> str:
+        """That of the probe which a resumed run starts; the first one's rows are evidence."""
+        return self.probe_table + "_2"
+
 
 class Undo:
     """What has to be undone if the run fails before the kill, newest first. Each entry may run twice."""

@@ -5,6 +5,7 @@ forward: what goes wrong is collected as a fault, and a run that cannot finish c
 """
 
 import contextlib
+from dataclasses import replace
 from datetime import timedelta
 
 from reaper.domain.errors import CallAPersonError, RefusedError
@@ -17,7 +18,7 @@ from reaper.planner.shape import MasterWithReplicas, OtherShape, classify, livin
 from reaper.workflow.aftermath import KEPT_FOR_A_PERSON, Aftermath, Outcome
 from reaper.workflow.cutover import Armed, Moments, arm, cut_over, drain, kill_only, quiet, undrain
 from reaper.workflow.evidence import client_costs
-from reaper.workflow.observe import observe, watch
+from reaper.workflow.observe import mark, observe, watch
 from reaper.workflow.ports import Probe, World
 from reaper.workflow.prepare import Names, Undo, build_replacement, instance_of
 from reaper.workflow.run import Timeline
@@ -25,15 +26,12 @@ from reaper.workflow.run import Timeline
 _PROBE_BEFORE = timedelta(seconds=1)  # writes on record before the kill
 
 
-def examine(
-    world: World, plan: Plan, moment: Moment, *, heir: Instance | None, mark: bool
-) -> tuple[ClusterView, tuple[GuardVerdict, ...]]:
-    """Fresh facts and what every guard says of them. `mark` writes the marker row; a dry run must not."""
+def examine(world: World, plan: Plan, moment: Moment, heir: Instance | None) -> tuple[Case, tuple[GuardVerdict, ...]]:
+    """Fresh facts and what every guard says of them. Reads only: it is all that a dry run does."""
     view = observe(world, plan.cluster)
-    soak = watch(world, view, plan.policy, marker_of=plan.run if mark else None)
     case = Case(
         view=view,
-        soak=soak,
+        soak=watch(world, view, plan.policy),
         victim=plan.victim,
         role=plan.role,
         policy=plan.policy,
@@ -43,7 +41,7 @@ def examine(
         copies_hot=world.fleet.copies_hot(plan.cluster),
         heir=heir.id if heir else None,
     )
-    return view, judge(case)
+    return case, judge(case)
 
 
 class Rotation:
@@ -65,13 +63,12 @@ class Rotation:
             world.journal.begin(plan)
             try:
                 verdict = self._run()
-            except BaseException as error:
+            except Exception as error:
                 self._fail(error)
                 raise
-            world.journal.end(plan.run, RunState.GOOD if verdict.good else RunState.BAD, verdict, "")
-            return verdict
+            return self._after.end(verdict)
 
-    def _fail(self, error: BaseException) -> None:
+    def _fail(self, error: Exception) -> None:
         """Record a run that did not reach its verdict; undo it if the kill has not happened."""
         world, plan = self._world, self._plan
         message = str(error) or type(error).__name__
@@ -82,12 +79,12 @@ class Rotation:
             left = self._undo.run()
         if self._killed or left:
             message = "; ".join((message, *left))
-            world.journal.end(plan.run, RunState.STUCK, None, message)
+            self._after.attempt("record it", lambda: world.journal.end(plan.run, RunState.STUCK, None, message))
             if not isinstance(error, CallAPersonError):
                 raise CallAPersonError(message) from error
             return
         state = RunState.REFUSED if isinstance(error, RefusedError) else RunState.UNDONE
-        world.journal.end(plan.run, state, None, message)
+        self._after.attempt("record it", lambda: world.journal.end(plan.run, state, None, message))
 
     def _run(self) -> RunVerdict:
         world, plan = self._world, self._plan
@@ -101,18 +98,24 @@ class Rotation:
 
     def _pass_guards(self, moment: Moment, heir: Instance | None) -> ClusterView:
         world, plan = self._world, self._plan
-        if moment is Moment.PLAN:
-            self._undo.push("clear the marker row", lambda: self._after.on_master(lambda s: s.clear_marker(plan.run)))
-        view, verdicts = examine(world, plan, moment, heir=heir, mark=True)
-        shape = classify(view)
+        case, verdicts = examine(world, plan, moment, heir)
+        shape = classify(case.view)
         if isinstance(shape, MasterWithReplicas):
             self._after.master = shape.master.instance
+        if not refusals(verdicts):
+            # Nothing is written before every guard has let it pass.
+            if moment is Moment.PLAN:
+                self._undo.push(
+                    "clear the marker row", lambda: self._after.on_master(lambda s: s.clear_marker(plan.run))
+                )
+            marker = mark(world, case.view, plan.policy, plan.run)
+            verdicts = judge(replace(case, soak=replace(case.soak, marker=marker)))
         world.journal.guards(plan.run, verdicts)
         refused = refusals(verdicts)
         if refused:
             raise RefusedError("; ".join(f"{v.guard}: {v.reason}" for v in refused))
         world.interrupt.check()
-        return view
+        return case.view
 
     @property
     def _master(self) -> Instance:
@@ -139,10 +142,11 @@ class Rotation:
                     drain(world, armed, self._timeline)
                 try:
                     world.interrupt.cross()
-                except BaseException:
+                except Exception:
                     undrain(world, armed)
                     raise
                 self._killed = True
+                self._timeline.forgive()
                 return self._under_the_probe(armed, probe)
 
     def _under_the_probe(self, armed: Armed, probe: Probe) -> Outcome:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from reaper.domain.errors import ReaperError
 from reaper.domain.plan import Plan, StepName
 from reaper.domain.verdict import Event, EventKind
 from reaper.workflow.ports import World
@@ -15,6 +16,12 @@ class Timeline:
         self._world = world
         self._run = plan.run
         self._held: list[Event] | None = None
+        self._forgiving = False
+        self.troubles: list[str] = []  # what could not be recorded after the kill
+
+    def forgive(self) -> None:
+        """From the kill on a journal that fails must not stop the run: it is a trouble of the run instead."""
+        self._forgiving = True
 
     def hold(self) -> None:
         """Keep events in memory from now on."""
@@ -24,7 +31,15 @@ class Timeline:
         """Pass on what was kept, and everything after it at once."""
         held, self._held = self._held, None
         for event in held or ():
+            self._pass_on(event)
+
+    def _pass_on(self, event: Event) -> None:
+        try:
             self._world.journal.event(self._run, event)
+        except ReaperError as error:
+            if not self._forgiving:
+                raise
+            self.troubles.append(str(error))
 
     def note(self, step: StepName, detail: str) -> None:
         """Something a reader must know."""
@@ -55,7 +70,7 @@ class Timeline:
         if self._held is not None:
             self._held.append(event)
         else:
-            self._world.journal.event(self._run, event)
+            self._pass_on(event)
 
 
 class Outcome:

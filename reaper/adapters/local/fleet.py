@@ -1,14 +1,16 @@
 """The local provider as the workflow's Fleet."""
 
+import fcntl
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from reaper.adapters.local import process
 from reaper.adapters.local.registry import InstanceRecord, LabRecord, Registry
-from reaper.adapters.local.servers import PROVIDER, Connect, boot, describe
+from reaper.adapters.local.servers import PROVIDER, Connect, boot, describe, running
 from reaper.domain.errors import RefusedError, TryAgainError, UsageError
 from reaper.domain.facts import Instance, InstanceId
 from reaper.workflow.engine import Engine
@@ -28,13 +30,13 @@ class LocalFleet:
 
     def registry(self, cluster: str) -> Registry:
         """The book of one lab."""
-        return Registry(self._labs / cluster)
+        return Registry(self._labs, cluster)
 
     def clusters(self) -> tuple[str, ...]:
         """The names of the labs, sorted."""
         if not self._labs.is_dir():
             return ()
-        return tuple(sorted(p.name for p in self._labs.iterdir() if Registry(p).exists()))
+        return tuple(sorted(p.parent.name for p in self._labs.glob("*/lab.json")))
 
     def members(self, cluster: str) -> tuple[Instance, ...]:
         """The instances of a lab, quarantined ones included."""
@@ -86,10 +88,10 @@ class LocalFleet:
     def launch(self, cluster: str, snapshot: Snapshot, name: str, check: Callable[[], None]) -> Instance:
         """Boot a replacement on the snapshot's own directory (moved, not copied)."""
         registry = self.registry(cluster)
-        with registry.change() as lab:
+        with ports_locked(self._labs) as taken, registry.change() as lab:
             record = next((i for i in lab.instances if i.token == name), None)
             if record is None:
-                record = allocate(lab, ports_taken(self._labs), token=name)
+                record = allocate(lab, taken, self._labs, token=name)
             engine = self._engine(lab)
         seat = registry.seat(record)
         seat.home.mkdir(parents=True, exist_ok=True)
@@ -111,6 +113,14 @@ class LocalFleet:
             raise RefusedError(f"{instance.id} has never been started")
         return process.Weapon(record.process, str(instance.id))
 
+    def proof_of_death(self, instance: Instance) -> str | None:
+        """The process that was started has ended, or another one has its pid."""
+        cluster, name = _parts(instance.id)
+        record = _known(self.registry(cluster).read(), name).process
+        if record is None or process.state_of(record) is not None:
+            return None
+        return f"process {record.pid} (started at tick {record.started_ticks}) is gone"
+
     def quarantine(self, instance: Instance, until: datetime) -> None:
         """Mark a dead instance as never to be started again."""
         cluster, name = _parts(instance.id)
@@ -127,8 +137,9 @@ class LocalFleet:
         record = registry.read().instance(name)
         if record is None:
             return
-        process.end(record.process, str(instance.id), polite_for=timedelta(0), within=_KILL_WITHIN)
-        remove_tree(registry.seat(record).home)
+        seat = registry.seat(record)
+        process.end(running(seat, record), str(instance.id), polite_for=timedelta(0), within=_KILL_WITHIN)
+        remove_tree(seat.home)
         with registry.change() as lab:
             lab.instances = [i for i in lab.instances if i.name != name]
 
@@ -142,26 +153,35 @@ class LocalFleet:
                 left.unlink(missing_ok=True)
 
 
-def ports_taken(labs: Path) -> set[int]:
+@contextmanager
+def ports_locked(labs: Path) -> Iterator[set[int]]:
+    """The ports that are given away already; nobody gives one away meanwhile."""
+    labs.mkdir(parents=True, exist_ok=True)
+    with (labs / ".ports").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield _ports_taken(labs)
+
+
+def _ports_taken(labs: Path) -> set[int]:
     """Every port that a lab below this directory has in its book, whether in use now or not."""
     taken: set[int] = set()
     for book in labs.glob("*/lab.json"):
         try:
-            lab = Registry(book.parent).read()
+            lab = Registry(labs, book.parent.name).read()
         except UsageError:
             continue  # a broken book is reported by whoever works on that lab
         taken |= {lab.endpoint_port, *(i.port for i in lab.instances)}
     return taken
 
 
-def allocate(lab: LabRecord, taken: set[int], *, token: str | None) -> InstanceRecord:
+def allocate(lab: LabRecord, taken: set[int], labs: Path, *, token: str | None) -> InstanceRecord:
     """A new instance's record, with a server id and a port that nobody has."""
     server_id = lab.next_server_id
     lab.next_server_id += 1
     taken = taken | {i.port for i in lab.instances} | {lab.endpoint_port}
     record = InstanceRecord(
         name=f"n{server_id}",
-        port=process.free_port(taken),
+        port=process.free_port(taken, near=labs),
         server_id=server_id,
         created=datetime.now(UTC),
         token=token,

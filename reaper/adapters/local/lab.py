@@ -1,7 +1,6 @@
 """Make and remove a lab: a replicating cluster of real servers on loopback, with an endpoint in front."""
 
 import contextlib
-import re
 import secrets
 import shutil
 from collections.abc import Callable
@@ -11,9 +10,9 @@ from pathlib import Path
 
 from reaper.adapters.local import process
 from reaper.adapters.local.endpoint import EndpointConfig, LocalEndpoint, spawn
-from reaper.adapters.local.fleet import allocate, ports_taken, remove_tree
-from reaper.adapters.local.registry import LabRecord, LoginRecord, Registry
-from reaper.adapters.local.servers import Connect, boot, describe
+from reaper.adapters.local.fleet import allocate, ports_locked, remove_tree
+from reaper.adapters.local.registry import InstanceRecord, LabRecord, LoginRecord, Registry
+from reaper.adapters.local.servers import Connect, boot, describe, running
 from reaper.domain.errors import ReaperError, TryAgainError, UsageError
 from reaper.domain.facts import Address, ThreadState
 from reaper.workflow.engine import Engine
@@ -22,7 +21,6 @@ from reaper.workflow.ports import Clock, Server
 SCHEMAS = ("reaper", "app")  # reaper's own, and the one that `lab load` writes into
 LOOPBACK = "127.0.0.1"
 
-_NAME = re.compile(r"[a-z][a-z0-9-]{0,29}")
 _REPLICATE_WITHIN = timedelta(seconds=30)
 _LOOK_EVERY = timedelta(milliseconds=20)
 _END_WITHIN = timedelta(seconds=30)
@@ -42,10 +40,10 @@ def up(
     UsageError: it exists and its endpoint lives, or the request is wrong.
     """
     name = registry.home.name
-    if not _NAME.fullmatch(name):
-        raise UsageError(f"{name!r} is no lab name: lower-case letters, digits and dashes, at most 30")
     if not 2 <= nodes <= 20:
         raise UsageError(f"a lab has 2 to 20 nodes, not {nodes}: a master without a replica cannot fail over")
+    if any(letter.isspace() for letter in str(registry.home)):
+        raise UsageError(f"the data directory {registry.home} has white space in its name: set REAPER_HOME to another")
     if registry.exists():
         if restart_endpoint(registry):
             return registry.read()
@@ -62,20 +60,9 @@ def up(
 def _make(
     registry: Registry, engine: Engine, connect: Connect, clock: Clock, nodes: int, check: Callable[[], None]
 ) -> None:
-    taken = ports_taken(registry.home.parent)
-    lab = LabRecord(
-        name=registry.home.name,
-        flavour=engine.flavour,
-        server=engine.program,
-        version=engine.version,
-        created=datetime.now(UTC),
-        endpoint_port=process.free_port(taken),
-        admin=_login("reaper"),
-        replication=_login("replication"),
-        application=_login("application"),
-    )
-    records = [allocate(lab, taken, token=None) for _ in range(nodes)]
-    registry.create(lab)
+    with ports_locked(registry.home.parent) as taken:
+        records = _register(registry, engine, nodes, taken)
+    lab = registry.read()
     seed = registry.home / "seed"
     engine.initialise(seed, lab.logins, SCHEMAS, registry.home / "initialise.log")
     for record in records:
@@ -96,6 +83,23 @@ def _make(
         server = stack.enter_context(contextlib.closing(connect(lab.name, master)))
         server.promote(arm_semi_sync=True)
     _start_endpoint(registry, master.address)
+
+
+def _register(registry: Registry, engine: Engine, nodes: int, taken: set[int]) -> list[InstanceRecord]:
+    lab = LabRecord(
+        name=registry.home.name,
+        flavour=engine.flavour,
+        server=engine.program,
+        version=engine.version,
+        created=datetime.now(UTC),
+        endpoint_port=process.free_port(taken, near=registry.home.parent),
+        admin=_login("reaper"),
+        replication=_login("replication"),
+        application=_login("application"),
+    )
+    records = [allocate(lab, taken, registry.home.parent, token=None) for _ in range(nodes)]
+    registry.create(lab)
+    return records
 
 
 def _login(user: str) -> LoginRecord:
@@ -124,16 +128,23 @@ def _start_endpoint(registry: Registry, target: Address | None) -> None:
                 listen=Address(LOOPBACK, lab.endpoint_port),
                 control=registry.control,
                 target=target,
-                state=directory / "route.json",
+                state=_route_file(registry),
                 log=directory / "endpoint.log",
             )
         )
         lab.endpoint = process.identify(pid)
 
 
+def _route_file(registry: Registry) -> Path:
+    return registry.control.parent / "route.json"
+
+
 def restart_endpoint(registry: Registry) -> bool:
     """Start the endpoint of a lab again if it has died; it remembers where it led. False: it lives."""
-    if process.state_of(registry.read().endpoint) is not None:
+    lab = registry.read()
+    if lab.endpoint is None or not _route_file(registry).exists():
+        raise UsageError(f"the lab {lab.name} is half-made: `reaper lab down --name {lab.name}` removes what is there")
+    if process.state_of(lab.endpoint) is not None:
         return False
     _start_endpoint(registry, None)
     return True
@@ -149,17 +160,11 @@ def down(registry: Registry) -> tuple[str, ...]:
     ended = []
     if registry.exists():
         lab = registry.read()
-        processes = [("endpoint", lab.endpoint), *((i.name, i.process) for i in lab.instances)]
+        endpoint = lab.endpoint if process.state_of(lab.endpoint) else process.find(str(registry.control))
+        processes = [("endpoint", endpoint), *((i.name, running(registry.seat(i), i)) for i in lab.instances)]
         for name, known in processes:
             if process.state_of(known) is not None:
                 process.end(known, f"{lab.name}/{name}", polite_for=timedelta(0), within=_END_WITHIN)
                 ended.append(name)
     remove_tree(registry.home)
     return tuple(ended)
-
-
-def home_of(labs: Path, name: str) -> Registry:
-    """The book of the lab with this name, which need not exist. UsageError: no possible name."""
-    if not _NAME.fullmatch(name):
-        raise UsageError(f"{name!r} is no lab name: lower-case letters, digits and dashes, at most 30")
-    return Registry(labs / name)

@@ -7,12 +7,14 @@ import signal
 import socket
 import subprocess
 import time
+import zlib
 from datetime import timedelta
 from pathlib import Path
 
 from reaper.adapters.local.registry import ProcessRecord
 from reaper.domain.errors import RefusedError, ServerError, UsageError
 
+_PORTS = range(21000, 30000)
 _STAT_STATE, _STAT_STARTED = 0, 19  # fields 3 and 22 of proc(5), counted behind the command's name
 
 
@@ -58,6 +60,22 @@ def spawn(command: list[str], log: Path) -> ProcessRecord:
     if started is None:
         raise UsageError(f"{command[0]} ended at once; see {log}")
     return started
+
+
+def find(argument: str) -> ProcessRecord | None:
+    """The running process that has this argument on its command line, whether it was written down or not (E12)."""
+    wanted = argument.encode()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if wanted in words:
+                found = identify(int(entry.name))
+                if state_of(found) is not None:
+                    return found
+    return None
 
 
 _children: list["subprocess.Popen[bytes]"] = []
@@ -151,14 +169,18 @@ def listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def free_port(taken: set[int], *, first: int = 21000, last: int = 29999) -> int:
-    """A loopback port that nobody uses, below those that the kernel gives to clients (32768 and up, ip(7))."""
-    for port in range(first, last + 1):
+def free_port(taken: set[int], *, near: Path) -> int:
+    """A loopback port that nobody uses, below those that the kernel gives to clients (32768 and up, ip(7)).
+
+    The search begins at a place derived from a path, so that two data directories do not race for one port.
+    """
+    begin = zlib.crc32(str(near).encode()) % len(_PORTS) // 100 * 100
+    for port in (*_PORTS[begin:], *_PORTS[:begin]):
         if port in taken:
             continue
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))
-                return port
-    raise UsageError(f"no free port between {first} and {last} on 127.0.0.1")
+                return int(port)
+    raise UsageError(f"no free port between {_PORTS[0]} and {_PORTS[-1]} on 127.0.0.1")

@@ -3,11 +3,13 @@
 import fcntl
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_serializer
 
@@ -15,7 +17,7 @@ from reaper.domain.errors import UsageError
 from reaper.domain.facts import Flavour
 from reaper.workflow.engine import Login, Logins, Seat
 
-FORMAT = 1
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,29}")
 
 
 class _Record(BaseModel):
@@ -59,7 +61,7 @@ class LoginRecord(_Record):
 class LabRecord(_Record):
     """One lab, which is one cluster."""
 
-    format: int = FORMAT
+    format: Literal[1] = 1  # a book that another reaper wrote in another form is not guessed at
     name: str
     flavour: Flavour
     server: Path
@@ -90,8 +92,10 @@ class LabRecord(_Record):
 class Registry:
     """The directory of one lab and the book in it."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    def __init__(self, labs: Path, name: str) -> None:
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"{name!r} is no lab name: lower-case letters, digits and dashes, at most 30")
+        self.home = labs / name
 
     @property
     def book(self) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from reaper.adapters.local import process
-from reaper.adapters.local.registry import InstanceRecord, Registry
+from reaper.adapters.local.registry import InstanceRecord, ProcessRecord, Registry
 from reaper.adapters.logtail import log_tail
 from reaper.domain.errors import ServerGoneError, TryAgainError
 from reaper.domain.facts import Address, Instance, InstanceId, InstanceState
@@ -30,15 +30,18 @@ def boot(registry: Registry, engine: Engine, name: str, connect: Connect, check:
         if record.quarantined_until is not None:
             raise TryAgainError(f"{name} is quarantined and never started again")
         seat = registry.seat(record)
-        if process.state_of(record.process) is None:
+        record.process = running(seat, record)
+        if record.process is None:
             if process.listening(record.port):
                 raise TryAgainError(
                     f"port {record.port} of {name} is taken by a process that reaper did not start: "
                     "end it, or make another lab"
                 )
+            seat.tmp.mkdir(exist_ok=True)
             seat.config.write_text(engine.options(seat))
             record.process = process.spawn(engine.command(seat), seat.log)
-        started, instance = record.process, describe(registry, lab.name, record)
+        started = record.process
+    instance = describe(registry, lab.name, record)
     deadline = time.monotonic() + _BOOT_WITHIN.total_seconds()
     while True:
         check()
@@ -52,6 +55,13 @@ def boot(registry: Registry, engine: Engine, name: str, connect: Connect, check:
             time.sleep(_LOOK_EVERY_S)
         else:
             return
+
+
+def running(seat: Seat, record: InstanceRecord) -> ProcessRecord | None:
+    """The instance's process if it runs, also one that was started and not yet written down."""
+    if process.state_of(record.process) is not None:
+        return record.process
+    return process.find(f"--defaults-file={seat.config}")
 
 
 def _record(record: InstanceRecord | None, name: str) -> InstanceRecord:

@@ -46,7 +46,9 @@ class MariadbEngine:
 
     def initialise(self, data: Path, logins: Logins, schemas: tuple[str, ...], log: Path) -> None:
         """Make a data directory with the accounts and empty schemas, nothing of it in a binary log."""
-        install = which("mariadb-install-db") or which("mysql_install_db")
+        names = ("mariadb-install-db", "mysql_install_db")
+        beside = [self.program.parent.parent / place / name for place in ("bin", "scripts") for name in names]
+        install = next((p for p in beside if p.is_file()), None) or which(names[0]) or which(names[1])
         if install is None:
             raise UsageError("mariadb-install-db is missing: apt-get install mariadb-server")
         command = [
@@ -86,6 +88,7 @@ class MariadbEngine:
             "mariadbd",
             {
                 "datadir": seat.data,
+                "tmpdir": seat.tmp,
                 "bind-address": "127.0.0.1",
                 "port": seat.port,
                 "socket": "s.sock",  # relative to the data directory: no limit on the path's length
@@ -129,7 +132,7 @@ class MariadbEngine:
         log = into.with_suffix(".log")
         login: dict[str, str | int | Path | None] = {
             "user": admin.user,
-            "password": f'"{admin.password}"',
+            "password": admin.password,
             "host": "127.0.0.1",
             "port": source.port,
         }

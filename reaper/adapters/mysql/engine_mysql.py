@@ -1,5 +1,6 @@
 """Booting, initialising and copying Oracle MySQL on this machine."""
 
+import os
 import re
 import shutil
 import signal
@@ -102,6 +103,7 @@ class MysqlEngine:
             "mysqld",
             {
                 "datadir": seat.data,
+                "tmpdir": seat.tmp,
                 "bind-address": "127.0.0.1",
                 "port": seat.port,
                 "socket": "s.sock",  # relative to the data directory: no limit on the path's length
@@ -195,6 +197,7 @@ def _run_until_ready(command: list[str], log: Path) -> None:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
+                env={**os.environ, "TMPDIR": str(log.parent)},  # not shared with other servers, see Seat.tmp
                 start_new_session=True,  # a person's Ctrl-C is for reaper to answer
             )
         except OSError as error:

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -69,13 +70,15 @@ def run_tool(
     `check` is called every so often and may raise; the program is then ended first. TryAgainError with
     the tail of the log if it fails; UsageError if there is no such program.
     """
-    with log.open("ab") as out:
+    # A directory of its own for temporary files: servers delete each other's in a shared one (see Seat.tmp).
+    with log.open("ab") as out, tempfile.TemporaryDirectory(dir=log.parent, prefix=".tmp-") as tmp:
         try:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
+                env={**os.environ, "TMPDIR": tmp},
                 start_new_session=True,  # a person's Ctrl-C is for reaper to answer
             )
         except OSError as error:
@@ -109,5 +112,6 @@ def version_text(program: Path) -> str:
             [program, "--no-defaults", "--version"], capture_output=True, text=True, timeout=20, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise UsageError(f"cannot run {program}: {error}. Name a mysqld or mariadbd with --server.") from error
+        why = getattr(error, "strerror", None) or "it does not answer"
+        raise UsageError(f"cannot run {program}: {why}. Name a mysqld or mariadbd with --server.") from error
     return (answer.stdout + answer.stderr).strip()

@@ -14,6 +14,7 @@ from reaper.workflow.ports import Halted
 
 _DUMP_WITHIN_S = 120.0  # eight bytes or so a page: seconds even for hundreds of GiB
 _LOOK_EVERY_S = 0.01
+_MARKER_LOCK_WAIT_S = 3
 
 SCHEMA = "reaper"  # everything of reaper's in a cluster lies in this schema
 
@@ -82,7 +83,8 @@ class SqlServer:
         self._dialect.open_for_writes(self._ask)
 
     def write_marker(self, run: str) -> None:
-        """Commit the run's marker row."""
+        """Commit the run's marker row; behind a global lock it gives up instead of queueing."""
+        self._ask(f"SET SESSION lock_wait_timeout = {_MARKER_LOCK_WAIT_S}")
         self._ask(f"CREATE TABLE IF NOT EXISTS {SCHEMA}.marker (run VARCHAR(120) PRIMARY KEY, seen INT NOT NULL)")
         self._ask(
             f"INSERT INTO {SCHEMA}.marker (run, seen) VALUES (%s, 1) ON DUPLICATE KEY UPDATE seen = seen + 1",
@@ -97,6 +99,7 @@ class SqlServer:
         """Delete the run's marker row, if there ever was a marker table."""
         found = "SELECT 1 FROM information_schema.tables WHERE table_schema = %s AND table_name = 'marker'"
         if self._ask(found, SCHEMA):
+            self._ask(f"SET SESSION lock_wait_timeout = {_MARKER_LOCK_WAIT_S}")
             self._ask(f"DELETE FROM {SCHEMA}.marker WHERE run = %s", run)
 
     def create_probe_table(self, name: str) -> None:

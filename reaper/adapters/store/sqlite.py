@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from reaper.domain.errors import RefusedError, UsageError
+from reaper.domain.errors import RefusedError, TryAgainError, UsageError
 from reaper.domain.plan import Plan
 from reaper.domain.verdict import Event, GuardVerdict, RunState, RunVerdict
 
@@ -69,47 +69,59 @@ class SqliteStore:
             db.execute("PRAGMA synchronous=NORMAL")
             db.executescript(_SCHEMA)
         except sqlite3.Error as error:
-            raise UsageError(f"the store {self._path} cannot be opened: {error}") from error
+            raise self._broken(error) from error
         return db
+
+    def _broken(self, error: sqlite3.Error) -> TryAgainError:
+        return TryAgainError(
+            f"the store {self._path} cannot be used: {error}. Make room, or repair it or move it away, then try again"
+        )
+
+    def _write(self, statement: str, values: tuple[object, ...]) -> None:
+        with closing(self._open()) as db:
+            try:
+                db.execute(statement, values)
+            except sqlite3.Error as error:
+                raise self._broken(error) from error
+
+    def _read(self, query: str, values: tuple[object, ...]) -> list[sqlite3.Row]:
+        with closing(self._open()) as db:
+            db.row_factory = sqlite3.Row
+            try:
+                return db.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise self._broken(error) from error
 
     def begin(self, plan: Plan) -> None:
         """A run is born."""
-        with closing(self._open()) as db:
-            db.execute(
-                "INSERT INTO runs (run, cluster, began, state, plan, pid) VALUES (?, ?, ?, ?, ?, ?)",
-                (plan.run, plan.cluster, _now(), RunState.RUNNING.value, encode(Plan, plan), os.getpid()),
-            )
+        self._write(
+            "INSERT INTO runs (run, cluster, began, state, plan, pid) VALUES (?, ?, ?, ?, ?, ?)",
+            (plan.run, plan.cluster, _now(), RunState.RUNNING.value, encode(Plan, plan), os.getpid()),
+        )
 
     def guards(self, run: str, verdicts: tuple[GuardVerdict, ...]) -> None:
         """What the guards said."""
-        with closing(self._open()) as db:
-            text = encode(tuple[GuardVerdict, ...], verdicts)
-            db.execute("INSERT INTO guards (run, verdicts) VALUES (?, ?)", (run, text))
+        text = encode(tuple[GuardVerdict, ...], verdicts)
+        self._write("INSERT INTO guards (run, verdicts) VALUES (?, ?)", (run, text))
 
     def event(self, run: str, event: Event) -> None:
         """One line of the timeline."""
-        with closing(self._open()) as db:
-            db.execute("INSERT INTO events (run, event) VALUES (?, ?)", (run, encode(Event, event)))
+        self._write("INSERT INTO events (run, event) VALUES (?, ?)", (run, encode(Event, event)))
 
     def end(self, run: str, state: RunState, verdict: RunVerdict | None, message: str) -> None:
         """A run is over."""
-        with closing(self._open()) as db:
-            text = None if verdict is None else encode(RunVerdict, verdict)
-            db.execute(
-                "UPDATE runs SET state = ?, ended = ?, verdict = ?, message = ? WHERE run = ?",
-                (state.value, _now(), text, message, run),
-            )
+        text = None if verdict is None else encode(RunVerdict, verdict)
+        self._write(
+            "UPDATE runs SET state = ?, ended = ?, verdict = ?, message = ? WHERE run = ?",
+            (state.value, _now(), text, message, run),
+        )
 
     def runs(self, cluster: str | None = None, *, most: int = 100) -> tuple[RunRecord, ...]:
         """The newest runs first."""
         if not self._path.exists():
             return ()
-        where, arguments = ("WHERE cluster = ?", [cluster]) if cluster else ("", [])
-        with closing(self._open()) as db:
-            db.row_factory = sqlite3.Row
-            rows = db.execute(
-                f"SELECT * FROM runs {where} ORDER BY began DESC, run DESC LIMIT ?", [*arguments, most]
-            ).fetchall()
+        where, values = ("WHERE cluster = ?", (cluster, most)) if cluster else ("", (most,))
+        rows = self._read(f"SELECT * FROM runs {where} ORDER BY began DESC, run DESC LIMIT ?", values)
         return tuple(self._record(row) for row in rows)
 
     def run(self, name: str) -> RunRecord:
@@ -124,15 +136,13 @@ class SqliteStore:
 
     def timeline(self, run: str) -> tuple[Event, ...]:
         """A run's events, in the order in which they happened."""
-        with closing(self._open()) as db:
-            rows = db.execute("SELECT event FROM events WHERE run = ? ORDER BY id", (run,)).fetchall()
+        rows = self._read("SELECT event FROM events WHERE run = ? ORDER BY id", (run,))
         events: list[Event] = [_codec(Event).validate_json(text) for (text,) in rows]
         return tuple(events)
 
     def verdicts(self, run: str) -> tuple[tuple[GuardVerdict, ...], ...]:
         """What the guards said, each time they were asked."""
-        with closing(self._open()) as db:
-            rows = db.execute("SELECT verdicts FROM guards WHERE run = ? ORDER BY id", (run,)).fetchall()
+        rows = self._read("SELECT verdicts FROM guards WHERE run = ? ORDER BY id", (run,))
         return tuple(_codec(tuple[GuardVerdict, ...]).validate_json(text) for (text,) in rows)
 
     def _record(self, row: sqlite3.Row) -> RunRecord:
