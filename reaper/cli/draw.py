@@ -7,7 +7,7 @@ from reaper.adapters.interrupt import SignalInterrupt
 from reaper.cli.compose import Site
 from reaper.cli.journal import announcer
 from reaper.cli.runs import refuse_unfinished
-from reaper.domain.errors import RefusedError, UsageError
+from reaper.domain.errors import ReaperError, RefusedError, UsageError
 from reaper.domain.facts import ClusterView, InstanceId
 from reaper.domain.plan import Role
 from reaper.planner.draw import Eligible, RoleChoice, draw, eligible_for
@@ -48,7 +48,7 @@ def draw_victim(site: Site, cluster: str | None, choice: RoleChoice, seed: int |
     world = site.world(announcer(), SignalInterrupt())
     views: dict[str, ClusterView] = {}
     pool: list[Eligible] = []
-    excluded: list[str] = []
+    excluded: list[ReaperError] = []
     for name in names:
         try:
             refuse_unfinished(site.store, name)
@@ -56,17 +56,20 @@ def draw_victim(site: Site, cluster: str | None, choice: RoleChoice, seed: int |
         except (UsageError, RefusedError) as error:
             if cluster:
                 raise
-            excluded.append(str(error))
+            excluded.append(error)
             continue
         shape = classify(view)
         if isinstance(shape, OtherShape):
-            excluded.append(f"{name}: {shape.name}: {shape.why}")
+            excluded.append(RefusedError(f"{name}: {shape.name}: {shape.why}"))
             continue
         pool.append(Eligible(cluster=name, instance=shape.master.instance.id, role=Role.MASTER))
         pool += [Eligible(cluster=name, instance=r.instance.id, role=Role.REPLICA) for r in shape.replicas]
     eligible = eligible_for(tuple(pool), choice)
     if not eligible:
-        raise RefusedError("nobody is eligible: " + ("; ".join(excluded) or f"no {choice} in {', '.join(names)}"))
+        if len(excluded) == len(names) == 1:
+            raise excluded[0]
+        why = "; ".join(map(str, excluded)) or f"no {choice} in {', '.join(names)}"
+        raise RefusedError(f"nobody is eligible: {why}")
     used = secrets.randbelow(2**31) if seed is None else seed
     drawn = draw(eligible, seed=used)
     why = f"drew {drawn.instance} ({drawn.role}) out of {len(eligible)} eligible (role {choice}, seed {used})"

@@ -2,9 +2,8 @@
 
 import sys
 from collections.abc import MutableMapping
+from functools import cache
 from typing import Any
-
-import structlog
 
 _SECRET_WORDS = ("password", "secret", "token", "credential")
 HIDDEN = "(hidden)"
@@ -20,8 +19,11 @@ def hide_secrets(_logger: object, _method: str, event: MutableMapping[str, Any])
     return event
 
 
-def configure() -> None:
-    """Set structlog up: to stderr, so that stdout stays for results."""
+@cache
+def logger() -> Any:
+    """The program's logger, to stderr, so that stdout stays for results. Imported when it is first used."""
+    import structlog
+
     terminal = sys.stderr.isatty()
     structlog.configure(
         processors=[
@@ -32,8 +34,4 @@ def configure() -> None:
         ],
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
     )
-
-
-def logger() -> Any:
-    """The program's logger."""
     return structlog.get_logger()

@@ -55,9 +55,6 @@ ProbeRate = Annotated[
 
 def run() -> None:
     """The console script: a person's mistake is a sentence and an exit code, never a traceback."""
-    from reaper.cli.logging import configure
-
-    configure()
     try:
         app()
     except ReaperError as error:

@@ -10,6 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from operator import attrgetter
 from typing import Self, TypeVar
@@ -330,10 +331,14 @@ class MariadbGtidSet(GtidSet):
 
     def covers(self, other: GtidSet) -> bool:
         """True if no entry of other is higher than the same entry of self."""
-        mine = self._vector()
-        return all(n <= mine.get(key, 0) for key, n in _alike(self, other)._vector().items())
+        if self is other or self == other:
+            return True  # the usual case, and inside the outage
+        mine = self._vector
+        return all(n <= mine.get(key, 0) for key, n in _alike(self, other)._vector.items())
 
     def __or__(self, other: GtidSet) -> "MariadbGtidSet":
+        if self.covers(other):
+            return self
         return MariadbGtidSet(self.entries + _alike(self, other).entries)
 
     def beyond(self, other: GtidSet) -> tuple[GtidRange, ...]:
@@ -343,7 +348,7 @@ class MariadbGtidSet(GtidSet):
         earlier numbers of the domain may belong to other masters, so no more can be claimed. Because
         of the gaps, a range bounds the missing transactions and is not a list of them.
         """
-        theirs = _alike(self, other)._vector()
+        theirs = _alike(self, other)._vector
         return tuple(
             sorted(
                 GtidRange(f"{e.domain}-{e.server}", theirs.get((e.domain, e.server), e.sequence - 1) + 1, e.sequence)
@@ -359,7 +364,7 @@ class MariadbGtidSet(GtidSet):
         than the domain's highest number in self less that in other, since masters share the numbers,
         nor less than one for each entry that other lacks or has lower.
         """
-        theirs = _alike(self, other)._vector()
+        theirs = _alike(self, other)._vector
         total = 0
         for domain, entries in groupby(self.entries, attrgetter("domain")):
             ahead = [(e.sequence, e.sequence - theirs.get((domain, e.server), 0)) for e in entries]
@@ -395,7 +400,7 @@ class MariadbGtidSet(GtidSet):
             TypeError: `pos` is not a MariaDB set.
         """
         newest = _alike(self, pos)._newest()
-        named = pos._vector()
+        named = pos._vector
         kept = (
             e
             for e in self.entries
@@ -403,6 +408,7 @@ class MariadbGtidSet(GtidSet):
         )
         return MariadbGtidSet((*kept, *pos.entries))
 
+    @cached_property
     def _vector(self) -> Mapping[tuple[int, int], int]:
         return {(e.domain, e.server): e.sequence for e in self.entries}
 

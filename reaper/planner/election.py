@@ -1,7 +1,7 @@
 """Elect the heir at the moment of the kill (I5, E05): whoever holds everything, or can be given it."""
 
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 
 from reaper.domain.facts import InstanceId
 from reaper.domain.gtid import GtidSet
@@ -17,7 +17,7 @@ class Candidate:
     unfit: str | None = None  # why it can never be an heir (E06): an error, a configured delay
     broken_applier: bool = False  # it cannot apply what it received
 
-    @property
+    @cached_property
     def holding(self) -> GtidSet:
         """Everything that it received or executed."""
         return self.received | self.executed

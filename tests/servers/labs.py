@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,19 +92,18 @@ class Site:
     """One REAPER_HOME and the commands in it."""
 
     home: Path
-    labs: list[str] = field(default_factory=list)
-    prefix: tuple[str, ...] = ()  # a command in front of reaper, such as setpriv
+    program: tuple[str, ...] = (str(REAPER),)
 
     def environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
         return os.environ | {"REAPER_HOME": str(self.home), "COLUMNS": "160"} | dict(env or {})
 
     def command(self, *args: str | Path) -> list[str]:
-        return [*self.prefix, str(REAPER), *map(str, args)]
+        return [*self.program, *map(str, args)]
 
     def cli(
         self,
         *args: str | Path,
-        input: str | None = None,  # noqa: A002  # subprocess calls it so
+        input: str | None = None,  # subprocess calls it so
         env: Mapping[str, str] | None = None,
         timeout: float = 120,
     ) -> Said:
@@ -144,7 +143,6 @@ class Site:
 
     def make_lab(self, name: str = "lab", nodes: int = 3) -> "Lab":
         """`reaper lab up`; removed with the site."""
-        self.labs.append(name)
         said = self.cli("lab", "up", "--name", name, "--nodes", str(nodes))
         assert said.code == 0, said.all
         return Lab(self, name)

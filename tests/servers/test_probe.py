@@ -247,9 +247,7 @@ HOPELESS = {
 
 
 @pytest.mark.parametrize(("change", "words"), HOPELESS.values(), ids=HOPELESS.keys())
-def test_what_does_not_pass_is_one_clear_error(
-    config: ProbeConfig, change: dict[str, str], words: str
-) -> None:
+def test_what_does_not_pass_is_one_clear_error(config: ProbeConfig, change: dict[str, str], words: str) -> None:
     wrong = replace(config, **change)  # type: ignore[arg-type]  # the table's values are of several types
     with pytest.raises(UsageError, match=words) as caught:
         ProcessProbe.start(wrong)
@@ -286,9 +284,7 @@ def test_an_encrypted_probe_writes(server: Server, config: ProbeConfig, tmp_path
     openssl = shutil.which("openssl") or pytest.skip("openssl is not installed")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     request = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=lab"]
-    subprocess.run(
-        [*request, "-keyout", key, "-out", certificate], check=True, capture_output=True, timeout=60
-    )
+    subprocess.run([*request, "-keyout", key, "-out", certificate], check=True, capture_output=True, timeout=60)
     server.kill()
     tls = (f"--ssl-key={key}", f"--ssl-cert={certificate}")
     server.start(*tls)

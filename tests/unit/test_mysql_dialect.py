@@ -552,7 +552,10 @@ ANSWERS_84 = ANSWERS_80 | {
     "SELECT VERSION()": [{"version": "8.4.6-log"}],
     "SELECT @@global.gtid_executed": [{"executed": "", "purged": "", "version": "8.4.6-log"}],
 }
-ANSWERS_MARIADB = {"SELECT @@global.gtid_binlog_state": [{"state": "0-1-9", "pos": "0-1-9"}]}
+ANSWERS_MARIADB = {
+    "SELECT MASTER_GTID_WAIT": [{"waited": 0}],
+    "SELECT @@global.gtid_binlog_state": [{"state": "0-1-9", "pos": "0-1-9"}],
+}
 
 Do = Callable[[Dialect, FakeAsk], object]
 FLAVOURS: dict[str, tuple[Dialect, dict[str, Any]]] = {
@@ -696,8 +699,8 @@ SAID = [
             ("RESET SLAVE ALL",),
             ("SELECT @@global.gtid_binlog_state AS state",),
             ("RESET MASTER",),
-            ("SET GLOBAL gtid_binlog_state = %s", "0-2-7,0-1-8"),
             ("SET GLOBAL gtid_slave_pos = %s", "0-1-8"),
+            ("SET GLOBAL gtid_binlog_state = %s", "0-2-7,0-1-8"),
             *MARIADB_FOLLOW,
         ],
     ),
@@ -728,7 +731,7 @@ SAID = [
         "wait",
         "MariaDB",
         lambda d, a: d.wait_applied(a, MariadbGtidSet.parse("0-1-9"), second(1)),
-        [MARIADB_EXECUTED],
+        [("SELECT MASTER_GTID_WAIT(%s, %s) AS waited", "0-1-9", 1.0), MARIADB_EXECUTED],
     ),
 ]
 

@@ -156,8 +156,9 @@ class LocalFleet:
 @contextmanager
 def ports_locked(labs: Path) -> Iterator[set[int]]:
     """The ports that are given away already; nobody gives one away meanwhile."""
-    labs.mkdir(parents=True, exist_ok=True)
-    with (labs / ".ports").open("a") as lock:
+    path = labs.parent / "locks" / "ports.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield _ports_taken(labs)
 

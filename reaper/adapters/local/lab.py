@@ -19,6 +19,7 @@ from reaper.workflow.engine import Engine
 from reaper.workflow.ports import Clock, Server
 
 SCHEMAS = ("reaper", "app")  # reaper's own, and the one that `lab load` writes into
+_ODD_LETTERS = "#\\\"'`"
 LOOPBACK = "127.0.0.1"
 
 _REPLICATE_WITHIN = timedelta(seconds=30)
@@ -42,8 +43,12 @@ def up(
     name = registry.home.name
     if not 2 <= nodes <= 20:
         raise UsageError(f"a lab has 2 to 20 nodes, not {nodes}: a master without a replica cannot fail over")
-    if any(letter.isspace() for letter in str(registry.home)):
-        raise UsageError(f"the data directory {registry.home} has white space in its name: set REAPER_HOME to another")
+    odd = {letter for letter in str(registry.home) if letter.isspace() or letter in _ODD_LETTERS}
+    if odd:
+        raise UsageError(
+            f"the data directory {str(registry.home)!r} has {', '.join(map(repr, sorted(odd)))} in its name, which the "
+            "servers' own tools cannot handle: set REAPER_HOME to another place"
+        )
     if registry.exists():
         if restart_endpoint(registry):
             return registry.read()

@@ -69,13 +69,11 @@ class SqliteStore:
             db.execute("PRAGMA synchronous=NORMAL")
             db.executescript(_SCHEMA)
         except sqlite3.Error as error:
-            raise self._broken(error) from error
+            raise UsageError(f"the store {self._path} cannot be opened: {error}. Repair it or move it away") from error
         return db
 
     def _broken(self, error: sqlite3.Error) -> TryAgainError:
-        return TryAgainError(
-            f"the store {self._path} cannot be used: {error}. Make room, or repair it or move it away, then try again"
-        )
+        return TryAgainError(f"the store {self._path} cannot be used: {error}. Make room or wait, then try again")
 
     def _write(self, statement: str, values: tuple[object, ...]) -> None:
         with closing(self._open()) as db:

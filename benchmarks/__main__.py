@@ -1,0 +1,44 @@
+"""Every benchmark, and one table. `python -m benchmarks`; smaller numbers make it quicker."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+import pymysql
+
+from benchmarks import cutover, prepare, start
+from benchmarks.table import Exit, Result, show
+from benchmarks.workshop import guarded
+from reaper.domain.errors import ReaperError
+
+
+def _main() -> Exit:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--kills", type=int, default=20, help="cutover: of each kind (20)")
+    parser.add_argument("--mib", type=int, default=1024, help="prepare: size of the data set (1024)")
+    parser.add_argument("--rounds", type=int, default=3, help="prepare: builds of each kind (3)")
+    parser.add_argument("--runs", type=int, default=10, help="start: of each command (10)")
+    options = parser.parse_args()
+    benchmarks: dict[str, Callable[[], Result]] = {
+        "start": lambda: start.measure(runs=max(1, options.runs)),
+        "cutover": lambda: cutover.measure(kills=max(1, options.kills)),
+        "prepare": lambda: prepare.measure(mib=max(1, options.mib), rounds=max(1, options.rounds)),
+    }
+    results = []
+    for name, benchmark in benchmarks.items():
+        print(f"== {name}", file=sys.stderr, flush=True)
+        try:
+            results.append(benchmark())
+        except (ReaperError, pymysql.MySQLError) as error:
+            results.append(Result(rows=(), faults=(f"{name}: {error}",)))
+    return show(
+        Result(
+            rows=tuple(row for r in results for row in r.rows),
+            details=tuple(detail for r in results for detail in r.details),
+            faults=tuple(fault for r in results for fault in r.faults),
+        )
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(guarded(_main))
