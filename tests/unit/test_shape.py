@@ -38,7 +38,7 @@ REFUSED = [
     pytest.param(
         (*trio(), silent("n4", InstanceState.DEAD)),
         "dead member",
-        "n4 is registered and its process is gone",
+        "the process of n4 is gone",
         id="a dead member that nobody quarantined",
     ),
     pytest.param(
