@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from reaper.domain.facts import ClusterView, InstanceId, InstanceState, ThreadState
+from reaper.domain.facts import ClusterView, InstanceId, InstanceState, Member, ThreadState
 from reaper.domain.plan import Phase, Plan, PlannedStep, Replacement, Role, StepName
 from reaper.domain.policy import FailoverBy, KillMode, Policy
 from reaper.planner.shape import MasterWithReplicas, classify, living
@@ -21,7 +21,7 @@ class Request:
 
 
 def snapshot_source(view: ClusterView, *, spare: InstanceId) -> InstanceId | None:
-    """The replica to copy: applying, without error, most free space; never the victim (`spare`). None: nobody."""
+    """The replica to copy: applying, without error, with room if there is one; never `spare`. None: nobody."""
     fit = [
         m
         for m in living(view)
@@ -31,8 +31,14 @@ def snapshot_source(view: ClusterView, *, spare: InstanceId) -> InstanceId | Non
         and m.facts.channels
         and all(c.applier is ThreadState.RUNNING and not c.applier_error for c in m.facts.channels)
     ]
-    fit.sort(key=lambda m: (-(m.instance.free_bytes or 0), m.instance.server_id))
+    # Not by how much is free: that moves while it is measured, and a plan must not depend on noise.
+    fit.sort(key=lambda m: (not _has_room(m), m.instance.server_id))
     return fit[0].instance.id if fit else None
+
+
+def _has_room(member: Member) -> bool:
+    data, free = member.instance.data_bytes, member.instance.free_bytes
+    return data is not None and free is not None and free > 2 * data
 
 
 def role_of(view: ClusterView, instance: InstanceId) -> Role:

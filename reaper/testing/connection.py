@@ -107,16 +107,24 @@ class FakeServer:
     def halt(self) -> Halted:
         """Stop the receiver and read the positions."""
         with self._call("halt") as m:
-            executed = m.executed
+            executed, opened = m.executed, m.openness is Openness.OPEN
             if m.channel is None:
-                return Halted(received=executed, executed=executed, unfit="it is no replica", broken_applier=True)
+                return Halted(
+                    received=executed,
+                    executed=executed,
+                    unfit="it is no replica",
+                    broken_applier=True,
+                    accepts_writes=opened,
+                )
             m.stop_receiver(m.channel.receiver_error)
             broken, unfit = not m.channel.applying, None
             if broken:
                 unfit = f"its applier is stopped: {m.channel.applier_error or 'by hand'}"
             elif m.knobs.delay:
                 unfit = f"it has a configured delay of {m.knobs.delay.total_seconds():.0f} s"
-            return Halted(received=m.received, executed=executed, unfit=unfit, broken_applier=broken)
+            return Halted(
+                received=m.received, executed=executed, unfit=unfit, broken_applier=broken, accepts_writes=opened
+            )
 
     def join(self, source: Address, *, position: str | None, history: GtidSet | None) -> None:
         """Make a fresh copy a replica of `source`. A simulated copy always knows its own position."""

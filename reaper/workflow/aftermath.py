@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TypeVar
 
-from reaper.domain.errors import ReaperError, TryAgainError
+from reaper.domain.errors import ReadOnlyError, ReaperError, TryAgainError
 from reaper.domain.facts import ClusterView, Instance, Openness
 from reaper.domain.ledger import Ledger, LedgerVerdict, settle
 from reaper.domain.plan import Plan, Replacement, Role, StepName
@@ -58,9 +58,21 @@ class Aftermath:
 
     def on_master(self, action: Callable[[Server], None]) -> None:
         """Do something on whoever takes writes; nothing if nobody is known, since then nothing was written."""
-        if self.master is not None:
-            with contextlib.closing(self._world.connect(self._plan.cluster, self.master)) as server:
-                action(server)
+        if self.master is None:
+            return
+        try:
+            self._on(self.master, action)
+        except ReadOnlyError:
+            # Somebody else has made another one the master meanwhile; what was written went along.
+            shape = classify(observe(self._world, self._plan.cluster))
+            if isinstance(shape, OtherShape) or shape.master.instance.id == self.master.id:
+                raise
+            self.master = shape.master.instance
+            self._on(self.master, action)
+
+    def _on(self, instance: Instance, action: Callable[[Server], None]) -> None:
+        with contextlib.closing(self._world.connect(self._plan.cluster, instance)) as server:
+            action(server)
 
     def attempt(self, what: str, action: Callable[[], T]) -> T | None:
         """Do something that must not stop a run which only goes forward; a failure is a fault of the run."""

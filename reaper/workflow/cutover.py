@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from reaper.domain.errors import CallAPersonError, ReaperError, RefusedError
-from reaper.domain.facts import Instance, InstanceId
+from reaper.domain.errors import CallAPersonError, ReaperError, RefusedError, ServerError
+from reaper.domain.facts import Instance, InstanceId, Openness
 from reaper.domain.plan import Plan, StepName
-from reaper.domain.policy import KillMode, Loss
+from reaper.domain.policy import KillMode
 from reaper.planner.election import Candidate, Elected, NoHeir, elect
 from reaper.workflow.observe import connections
 from reaper.workflow.ports import Endpoint, Halted, Server, Trigger, World
@@ -55,6 +55,7 @@ class Armed:
     victim: Instance
     replicas: dict[InstanceId, Instance]
     servers: dict[InstanceId, Server]
+    lossless: bool
     victim_server: Server | None  # only for a drain
     trigger: Trigger
     endpoint: Endpoint
@@ -71,9 +72,13 @@ def arm(
     replicas: list[Instance],
     preferred: Instance | None,
     *,
+    lossless: bool,
     trigger: Trigger | None = None,
 ) -> Iterator[Armed]:
-    """Open and warm everything before the kill; close it afterwards. `trigger`: one that is aimed already."""
+    """Open and warm everything before the kill; close it afterwards. `trigger`: one that is aimed already.
+
+    `lossless`: the new master is armed with semi-sync, as the old one was.
+    """
     with contextlib.ExitStack() as stack:
         servers = stack.enter_context(connections(world, plan.cluster, replicas))
         drains = plan.policy.mode is KillMode.DRAIN and trigger is None
@@ -90,6 +95,7 @@ def arm(
             replicas={r.id: r for r in replicas},
             servers=servers,
             victim_server=victims.get(victim.id),
+            lossless=lossless,
             trigger=aimed,
             endpoint=endpoint,
             pool=pool,
@@ -149,6 +155,23 @@ def undrain(world: World, armed: Armed) -> None:
     armed.drained = False
 
 
+def check_still_master(armed: Armed) -> None:
+    """The last look before the kill, on warm connections: nobody else was made the master since the guards (E13).
+
+    RefusedError: somebody was, and nothing is killed.
+    """
+    looks = {i: armed.pool.submit(server.facts) for i, server in armed.servers.items()}
+    for instance, look in looks.items():
+        try:
+            facts = look.result()
+        except ServerError:
+            continue  # a replica that dies at this moment is no switch; the cutover goes without it
+        if facts.openness is Openness.OPEN:
+            raise RefusedError(f"{instance.short} accepts writes now: somebody else has switched, nothing was killed")
+        if [c.source for c in facts.channels] != [armed.victim.address]:
+            raise RefusedError(f"{instance.short} no longer follows {armed.victim.id.short}: nothing was killed")
+
+
 def cut_over(world: World, armed: Armed, timeline: Timeline) -> Succession:
     """Kill the master and put the heir in its place. The first statement is the point of no return."""
     policy, name = armed.plan.policy, armed.victim.id.short
@@ -156,6 +179,7 @@ def cut_over(world: World, armed: Armed, timeline: Timeline) -> Succession:
     proof, halts = _kill(world, armed, timeline)
     laps.done(StepName.KILL, f"{name}: {policy.mode}")
     candidates, faults = _answers(halts)
+    _nobody_open(armed, halts)
     laps.done(StepName.FENCE, f"{proof}; receivers stopped on {', '.join(c.instance.short for c in candidates)}")
     election = elect(candidates, preferred=armed.preferred)
     if isinstance(election, NoHeir):
@@ -170,7 +194,7 @@ def cut_over(world: World, armed: Armed, timeline: Timeline) -> Succession:
     applied_ns = laps.at
     siblings = [c.instance for c in candidates if c.instance != election.heir]
     repoints = {i: armed.pool.submit(_repoint, world, armed, i, heir) for i in siblings}
-    armed.servers[heir.id].promote(arm_semi_sync=policy.loss is Loss.FORBIDDEN and bool(siblings))
+    armed.servers[heir.id].promote(arm_semi_sync=armed.lossless and bool(siblings))
     laps.done(StepName.PROMOTE, f"{heir.id.short} is open for writes")
     armed.endpoint.route(heir.address, armed.victim.address)
     laps.done(StepName.REROUTE, f"{armed.endpoint.listen} leads to {heir.address}")
@@ -275,6 +299,20 @@ def _stand_down(world: World, armed: Armed, halts: dict[InstanceId, Future[Halte
             armed.servers[instance].resume_replication()
     with contextlib.suppress(ReaperError):
         undrain(world, armed)
+
+
+def _nobody_open(armed: Armed, halts: dict[InstanceId, Future[Halted]]) -> None:
+    """Promote only if nobody accepts writes (I2). CallAPersonError: somebody does."""
+    opened = [i for i, halt in halts.items() if halt.exception() is None and halt.result().accepts_writes]
+    if opened:
+        for instance in halts:
+            if instance not in opened:
+                with contextlib.suppress(ReaperError):
+                    armed.servers[instance].resume_replication()
+        raise CallAPersonError(
+            f"{armed.victim.id.short} is dead and {', '.join(i.short for i in opened)} accepts writes already: "
+            "somebody else has promoted it, so nobody else is. Look at the cluster, then finish the failover by hand."
+        )
 
 
 def _answers(halts: dict[InstanceId, Future[Halted]]) -> tuple[tuple[Candidate, ...], list[str]]:

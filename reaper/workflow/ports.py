@@ -39,6 +39,7 @@ class Halted:
     executed: GtidSet
     unfit: str | None  # why it can never be an heir (applier error, configured delay)
     broken_applier: bool
+    accepts_writes: bool  # somebody has opened it
 
 
 class SnapshotMethod(StrEnum):

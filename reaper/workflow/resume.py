@@ -13,7 +13,7 @@ from reaper.domain.errors import CallAPersonError, ReaperError, TryAgainError
 from reaper.domain.facts import Instance, InstanceState, Openness
 from reaper.domain.ledger import Fate, Ledger
 from reaper.domain.plan import Plan, Replacement, Role, StepName
-from reaper.domain.policy import FailoverBy, KillMode, Loss
+from reaper.domain.policy import FailoverBy, KillMode
 from reaper.domain.verdict import ClientCost, RunState, RunVerdict
 from reaper.planner.shape import MasterWithReplicas, classify, living
 from reaper.workflow.aftermath import Aftermath, Outcome
@@ -155,18 +155,19 @@ class Resumption:
         if len(opened) > 1:
             raise CallAPersonError(f"{', '.join(i.id.short for i in opened)} accept writes at the same time")
         members = [m.instance for m in alive]
+        lossless = any(m.facts and m.facts.semi_sync.replica_enabled for m in alive)
         if opened:
-            self._finish(victim, opened[0], members)
+            self._finish(victim, opened[0], members, lossless=lossless)
             return opened[0]
         preferred = next((m for m in members if m.made_by == self._names.heir), None)
-        with arm(world, plan, victim, members, preferred, trigger=_Spent(proof)) as armed:
+        with arm(world, plan, victim, members, preferred, lossless=lossless, trigger=_Spent(proof)) as armed:
             succession = cut_over(world, armed, self._timeline)
         self._after.faults += succession.faults
         with contextlib.closing(world.connect(plan.cluster, succession.heir)) as server:
             server.forget_source()
         return succession.heir
 
-    def _finish(self, victim: Instance, heir: Instance, members: list[Instance]) -> None:
+    def _finish(self, victim: Instance, heir: Instance, members: list[Instance], *, lossless: bool) -> None:
         """The heir is open: whatever came after that may have been done or not, and is done again."""
         world, plan, after = self._world, self._plan, self._after
         siblings = [m for m in members if m.id != heir.id]
@@ -179,7 +180,7 @@ class Resumption:
                             f"make {sibling.id.short} follow {heir.id.short}",
                             lambda s=servers[sibling.id]: s.follow(heir.address),  # type: ignore[misc]
                         )
-                servers[heir.id].promote(arm_semi_sync=plan.policy.loss is Loss.FORBIDDEN and bool(siblings))
+                servers[heir.id].promote(arm_semi_sync=lossless and bool(siblings))
                 servers[heir.id].forget_source()
             with contextlib.closing(world.endpoint(plan.cluster)) as endpoint:
                 endpoint.route(heir.address, victim.address)

@@ -11,12 +11,12 @@ from datetime import timedelta
 from reaper.domain.errors import CallAPersonError, RefusedError
 from reaper.domain.facts import ClusterView, Instance
 from reaper.domain.plan import Plan, Replacement, Role, StepName
-from reaper.domain.policy import FailoverBy, KillMode
+from reaper.domain.policy import FailoverBy, KillMode, Loss
 from reaper.domain.verdict import GuardVerdict, RunState, RunVerdict
 from reaper.planner.guards import Case, Moment, judge, refusals
 from reaper.planner.shape import MasterWithReplicas, OtherShape, classify, living
 from reaper.workflow.aftermath import KEPT_FOR_A_PERSON, Aftermath, Outcome
-from reaper.workflow.cutover import Armed, Moments, arm, cut_over, drain, kill_only, quiet, undrain
+from reaper.workflow.cutover import Armed, Moments, arm, check_still_master, cut_over, drain, kill_only, quiet, undrain
 from reaper.workflow.evidence import client_costs
 from reaper.workflow.observe import mark, observe, watch
 from reaper.workflow.ports import Probe, World
@@ -55,6 +55,7 @@ class Rotation:
         self._names = Names(plan.run)
         self._after = Aftermath(world, plan, self._timeline)
         self._killed = False
+        self._lossless = plan.policy.loss is Loss.FORBIDDEN
 
     def execute(self) -> RunVerdict:
         """Run the plan. RefusedError, TryAgainError, AbortedError: all undone. CallAPersonError: look at it."""
@@ -102,6 +103,8 @@ class Rotation:
         shape = classify(case.view)
         if isinstance(shape, MasterWithReplicas):
             self._after.master = shape.master.instance
+            # Whoever accepts a loss once has not asked for a cluster that can lose writes from then on.
+            self._lossless = bool(shape.master.facts and shape.master.facts.semi_sync.source_enabled)
         if not refusals(verdicts):
             # Nothing is written before every guard has let it pass.
             if moment is Moment.PLAN:
@@ -136,12 +139,14 @@ class Rotation:
         with contextlib.closing(world.start_probe(plan, table)) as probe:
             with self._timeline.step(StepName.PROBE, "clients write through the endpoint"):
                 world.clock.sleep(_PROBE_BEFORE)
-            with arm(world, plan, victim, others, heir) as armed:
+            with arm(world, plan, victim, others, heir, lossless=self._lossless) as armed:
                 self._pass_guards(Moment.KILL, heir)
                 if plan.policy.mode is KillMode.DRAIN:
                     drain(world, armed, self._timeline)
                 try:
                     world.interrupt.cross()
+                    if plan.role is Role.MASTER:
+                        check_still_master(armed)
                 except Exception:
                     undrain(world, armed)
                     raise

@@ -543,7 +543,9 @@ MARIADB_FOLLOW = [
     ("START SLAVE",),
 ]
 
+CLOSED = ("SELECT @@global.read_only AS closed",)
 ANSWERS_80 = {
+    CLOSED[0]: [{"closed": 1}],
     "SELECT VERSION()": [{"version": "8.0.43"}],
     "SELECT @@global.gtid_executed": [{"executed": "", "purged": "", "version": "8.0.43"}],
     "SELECT WAIT_FOR": [{"waited": 0}],
@@ -553,6 +555,7 @@ ANSWERS_84 = ANSWERS_80 | {
     "SELECT @@global.gtid_executed": [{"executed": "", "purged": "", "version": "8.4.6-log"}],
 }
 ANSWERS_MARIADB = {
+    CLOSED[0]: [{"closed": 1}],
     "SELECT MASTER_GTID_WAIT": [{"waited": 0}],
     "SELECT @@global.gtid_binlog_state": [{"state": "0-1-9", "pos": "0-1-9"}],
 }
@@ -581,7 +584,7 @@ SAID = [
         "halt",
         "MySQL 8.0",
         lambda d, a: d.halt(a),
-        [("STOP REPLICA IO_THREAD",), ("SHOW REPLICA STATUS",), EXECUTED],
+        [("STOP REPLICA IO_THREAD",), ("SHOW REPLICA STATUS",), EXECUTED, CLOSED],
     ),
     statements(
         "promote and arm",
@@ -660,7 +663,7 @@ SAID = [
         "halt",
         "MariaDB",
         lambda d, a: d.halt(a),
-        [("STOP SLAVE IO_THREAD",), ("SHOW ALL SLAVES STATUS",), MARIADB_EXECUTED],
+        [("STOP SLAVE IO_THREAD",), ("SHOW ALL SLAVES STATUS",), MARIADB_EXECUTED, CLOSED],
     ),
     statements(
         "promote and arm",

@@ -115,10 +115,10 @@ SOURCES = [
     pytest.param(trio(), "n1", "n2", id="all equal: the lowest server id"),
     pytest.param(trio(), "n2", "n3", id="never the victim"),
     pytest.param(
-        (master("n1"), replica("n2"), with_instance(replica("n3"), free_bytes=2**50)),
+        (master("n1"), with_instance(replica("n2"), free_bytes=1), replica("n3")),
         "n1",
         "n3",
-        id="the one with the most free space",
+        id="one with room for the copy",
     ),
     pytest.param(
         (master("n1"), with_instance(replica("n2"), free_bytes=None), replica("n3")),

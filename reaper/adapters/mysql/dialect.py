@@ -64,18 +64,22 @@ class Dialect(Protocol):
         """Undo `close_for_writes`."""
 
 
-def halted(channels: tuple[Replication, ...], executed: GtidSet) -> Halted:
+def halted(ask: Ask, channels: tuple[Replication, ...], executed: GtidSet) -> Halted:
     """What a replica whose receiver was stopped is worth in an election (E06)."""
+    rows = ask("SELECT @@global.read_only AS closed")
+    opened = bool(rows) and not rows[0]["closed"]
+    received, unfit, broken = executed, None, True
     if not channels:
-        return Halted(received=executed, executed=executed, unfit="it is no replica", broken_applier=True)
-    channel = channels[0]
-    broken = channel.applier is ThreadState.STOPPED
-    unfit = None
-    if broken:
-        unfit = f"its applier is stopped: {channel.applier_error or 'by hand'}"
-    elif channel.delay:
-        unfit = f"it has a configured delay of {channel.delay.total_seconds():.0f} s"
-    return Halted(received=channel.received | executed, executed=executed, unfit=unfit, broken_applier=broken)
+        unfit = "it is no replica"
+    else:
+        channel = channels[0]
+        received = channel.received | executed
+        broken = channel.applier is ThreadState.STOPPED
+        if broken:
+            unfit = f"its applier is stopped: {channel.applier_error or 'by hand'}"
+        elif channel.delay:
+            unfit = f"it has a configured delay of {channel.delay.total_seconds():.0f} s"
+    return Halted(received=received, executed=executed, unfit=unfit, broken_applier=broken, accepts_writes=opened)
 
 
 def settings(ask: Ask, names: Iterable[str]) -> dict[str, str]:

@@ -213,7 +213,7 @@ class MariadbDialect:
         """Stop the receiver and read the positions."""
         ask("STOP SLAVE IO_THREAD")
         channels = tuple(self._channel(row) for row in ask("SHOW ALL SLAVES STATUS"))
-        return halted(channels, self.executed(ask))
+        return halted(ask, channels, self.executed(ask))
 
     def join(self, ask: Ask, source: Address, account: Login, position: str | None, history: GtidSet | None) -> None:
         """Forget what was copied of replication, tell the copy its own history, follow `source` (E30).

@@ -246,7 +246,7 @@ class MysqlDialect:
     def halt(self, ask: Ask) -> Halted:
         """Stop the receiver and read the positions. 4 ms, or 2 s if it is trying to connect (8.0.43)."""
         ask("STOP REPLICA IO_THREAD")
-        return halted(self._channels(ask), self.executed(ask))
+        return halted(ask, self._channels(ask), self.executed(ask))
 
     def join(
         self,

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from reaper.adapters.mysql.connection import Connection
 from reaper.adapters.mysql.dialect import Dialect, counters
-from reaper.domain.errors import TryAgainError
+from reaper.domain.errors import ReadOnlyError, TryAgainError
 from reaper.domain.facts import Address, InstanceId, SemiSync, ServerFacts
 from reaper.domain.gtid import GtidSet
 from reaper.workflow.engine import Login
@@ -84,6 +84,7 @@ class SqlServer:
 
     def write_marker(self, run: str) -> None:
         """Commit the run's marker row; behind a global lock it gives up instead of queueing."""
+        self._must_be_open()
         self._ask(f"SET SESSION lock_wait_timeout = {_MARKER_LOCK_WAIT_S}")
         self._ask(f"CREATE TABLE IF NOT EXISTS {SCHEMA}.marker (run VARCHAR(120) PRIMARY KEY, seen INT NOT NULL)")
         self._ask(
@@ -99,11 +100,13 @@ class SqlServer:
         """Delete the run's marker row, if there ever was a marker table."""
         found = "SELECT 1 FROM information_schema.tables WHERE table_schema = %s AND table_name = 'marker'"
         if self._ask(found, SCHEMA):
+            self._must_be_open()
             self._ask(f"SET SESSION lock_wait_timeout = {_MARKER_LOCK_WAIT_S}")
             self._ask(f"DELETE FROM {SCHEMA}.marker WHERE run = %s", run)
 
     def create_probe_table(self, name: str) -> None:
         """Create the probe's table. No unique key on (client, seq): a write applied twice has to show."""
+        self._must_be_open()
         self._ask(
             f"CREATE TABLE IF NOT EXISTS {SCHEMA}.`{name}` (id BIGINT AUTO_INCREMENT PRIMARY KEY,"
             " client INT NOT NULL, seq BIGINT NOT NULL, KEY client_seq (client, seq)) ENGINE=InnoDB"
@@ -116,7 +119,15 @@ class SqlServer:
 
     def drop_probe_table(self, name: str) -> None:
         """Drop the probe's table."""
-        self._ask(f"DROP TABLE IF EXISTS {SCHEMA}.`{name}`")
+        found = "SELECT 1 FROM information_schema.tables WHERE table_schema = %s AND table_name = %s"
+        if self._ask(found, SCHEMA, name):
+            self._must_be_open()
+            self._ask(f"DROP TABLE IF EXISTS {SCHEMA}.`{name}`")
+
+    def _must_be_open(self) -> None:
+        """Reaper's own account may write on a read-only server, and must not (E08)."""
+        if self._ask("SELECT @@global.read_only AS closed")[0]["closed"]:
+            raise ReadOnlyError(f"{self._instance} is read-only: it is not, or no longer, the master")
 
     def tables(self) -> frozenset[str]:
         """Every table outside the system schemas and reaper's own."""
@@ -129,7 +140,14 @@ class SqlServer:
 
     def dump_pages(self) -> None:
         """Write the whole page list (innodb_buffer_pool_dump_pct = 100, both flavours' manuals)."""
+        share = self._ask("SELECT @@global.innodb_buffer_pool_dump_pct AS share")[0]["share"]
         self._ask("SET GLOBAL innodb_buffer_pool_dump_pct = 100")
+        try:
+            self._dump_now()
+        finally:
+            self._ask("SET GLOBAL innodb_buffer_pool_dump_pct = %s", share)
+
+    def _dump_now(self) -> None:
         self._ask("SET GLOBAL innodb_buffer_pool_dump_now = ON")
         deadline = time.monotonic() + _DUMP_WITHIN_S
         while "ump completed" not in (said := self._pages("dump")):
