@@ -344,7 +344,10 @@ def _apply(armed: Armed, election: Elected, candidates: dict[InstanceId, Candida
         donor = armed.servers[election.gap_from]
         if not donor.wait_applied(election.must_apply, within):
             raise _not_applied(armed, election.gap_from, within)
-        heir.follow(armed.replicas[election.gap_from].address)
+        try:
+            heir.follow(armed.replicas[election.gap_from].address)
+        except ServerError as error:  # an applier that is stuck cannot be stopped either
+            raise _not_applied(armed, election.heir, within) from error
     if not heir.wait_applied(election.must_apply, within):
         raise _not_applied(armed, election.heir, within)
     if election.gap_from is not None:
