@@ -77,7 +77,8 @@ def dry_run(site: Site, plan: Plan, output: Output) -> ExitCode:
 
 
 def refuse_unfinished(store: SqliteStore, cluster: str) -> None:
-    """RefusedError if an earlier run of the cluster was interrupted; it explains whatever else is odd there."""
+    """RefusedError if a run is at work or was interrupted; it explains whatever else is odd there."""
+    store.refuse_taken(cluster)
     left = next((r for r in store.runs(cluster) if r.interrupted), None)
     if left is not None:
         raise RefusedError(f"the run {left.run} was interrupted: `reaper resume {left.run}` finishes or undoes it")
@@ -96,6 +97,7 @@ def resume(site: Site, name: str, output: Output) -> ExitCode:
     if not record.interrupted and record.state is not RunState.STUCK:
         said = "is running" if record.state is RunState.RUNNING else f"has ended ({record.state})"
         raise UsageError(f"the run {record.run} {said}: only an interrupted or a stuck one is resumed")
+    site.store.adopt(record.run)
     with SignalInterrupt().installed() as interrupt:
         verdict = Resumption(site.world(Fan(site.store, announcer()), interrupt), record.plan).execute()
     return _report(record.plan, verdict, output)

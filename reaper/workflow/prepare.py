@@ -67,7 +67,7 @@ def build_replacement(
     world: World, plan: Plan, copied: InstanceId | None, master: Instance, timeline: Timeline, undo: Undo
 ) -> Instance:
     """A replacement that replicates from `master`, warm and verified. Raises before it is in doubt."""
-    check, fleet, names = world.interrupt.check, world.fleet, Names(plan.run)
+    check, fleet, names = _within_the_time_to_build(world, plan), world.fleet, Names(plan.run)
     members = {m.id: m for m in fleet.members(plan.cluster)}
     if copied is None or copied not in members:
         raise TryAgainError(f"{plan.cluster} has no healthy replica to copy: repair one, then plan again")
@@ -111,6 +111,21 @@ def build_replacement(
         with timeline.step(StepName.VERIFY, heir.id.short) as outcome:
             outcome.detail = _verify(world, plan, heir, master, server, wanted)
     return heir
+
+
+def _within_the_time_to_build(world: World, plan: Plan) -> Callable[[], None]:
+    """What the provider calls while it copies and boots: a person's wish to stop, and the policy's limit."""
+    began = world.clock.monotonic_ns()
+
+    def check() -> None:
+        world.interrupt.check()
+        if _elapsed(world, began) > plan.policy.build_within:
+            raise TryAgainError(
+                f"the replacement was not built within {plan.policy.build_within}: what was built has been removed. "
+                "See what the copy waits for (a lock, a slow disk), or allow more time."
+            )
+
+    return check
 
 
 def _resume(world: World, plan: Plan, source: Instance) -> None:

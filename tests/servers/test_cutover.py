@@ -635,7 +635,6 @@ def test_a_sibling_that_cannot_follow_the_heir_spoils_the_verdict(stage: Stage) 
 # ---- the build
 
 
-@pytest.mark.xfail(strict=True, reason="open bug: policy.build_within bounds no copy")
 def test_a_copy_that_does_not_end_is_given_up_when_the_policys_time_is_over(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

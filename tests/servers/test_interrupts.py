@@ -172,7 +172,6 @@ def test_a_run_that_was_undone_leaves_no_setting_changed(lab: Lab, as_found: Fou
 # ---- two at once
 
 
-@pytest.mark.xfail(strict=True, reason="open bug: the cluster is looked at before the lock, so the reason misleads")
 def test_a_second_rotation_is_refused_and_told_who_is_at_work_and_the_first_ends_good(lab: Lab) -> None:
     """I7: whatever the first one is at, also while it has a half-built heir in the cluster."""
     refused = []
@@ -264,7 +263,6 @@ def test_a_reaper_that_is_killed_before_the_kill_is_shown_as_interrupted(halfway
     _assert_interrupted(halfway)
 
 
-@pytest.mark.xfail(strict=True, reason="open bug: `interrupted` only asks whether anybody holds the lock")
 def test_an_interrupted_run_stays_interrupted_while_another_one_is_at_work(halfway: Lab) -> None:
     """Its process is gone, whoever holds the cluster's lock now."""
     store = SqliteStore(halfway.site.home)
@@ -337,7 +335,6 @@ def test_a_server_whose_start_was_the_last_thing_that_reaper_did_goes_down_with_
             kill_9(pid)
 
 
-@pytest.mark.xfail(strict=True, reason="open bug: a backup tool outlives the reaper that started it")
 def test_a_lab_goes_down_while_the_tool_of_a_killed_reaper_still_copies(lab: Lab, tmp_path: Path) -> None:
     """A tool that writes without a pause, as the real one does with much data. Last of the module's lab."""
     tool = tmp_path / "mariadb-backup"

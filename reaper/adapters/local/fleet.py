@@ -58,6 +58,7 @@ class LocalFleet:
         lab = registry.read()
         engine, record = self._engine(lab), _known(lab, instance)
         into.parent.mkdir(exist_ok=True)
+        process.end_users_of(into, _KILL_WITHIN)
         shutil.rmtree(into, ignore_errors=True)
         if engine.can_copy_hot():
             copy = engine.hot_copy(registry.seat(record), lab.logins.admin, into, check)
@@ -147,6 +148,8 @@ class LocalFleet:
         """Delete a snapshot by name, in whichever lab it lies."""
         for cluster in self.clusters():
             path = self.registry(cluster).snapshot(snapshot)
+            if path.exists():
+                process.end_users_of(path, _KILL_WITHIN)
             remove_tree(path)
             _note_of(path).unlink(missing_ok=True)
             for left in (path.with_suffix(".log"), path.with_suffix(".cnf")):

@@ -171,5 +171,6 @@ def down(registry: Registry) -> tuple[str, ...]:
             if process.state_of(known) is not None:
                 process.end(known, f"{lab.name}/{name}", polite_for=timedelta(0), within=_END_WITHIN)
                 ended.append(name)
+    process.end_users_of(registry.snapshots, _END_WITHIN)
     remove_tree(registry.home)
     return tuple(ended)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 import zlib
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -64,18 +65,26 @@ def spawn(command: list[str], log: Path) -> ProcessRecord:
 
 def find(argument: str) -> ProcessRecord | None:
     """The running process that has this argument on its command line, whether it was written down or not (E12)."""
-    wanted = argument.encode()
+    return next(_running(lambda words: argument.encode() in words), None)
+
+
+def end_users_of(path: Path, within: timedelta) -> None:
+    """End the tools that a reaper which was killed has left at work below a path (E12). RefusedError: one goes on."""
+    named = str(path).encode()
+    for tool in list(_running(lambda words: any(named in word for word in words))):
+        end(tool, f"the tool that works on {path}", polite_for=timedelta(0), within=within)
+
+
+def _running(is_wanted: Callable[[list[bytes]], bool]) -> Iterator[ProcessRecord]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if wanted in words:
-                found = identify(int(entry.name))
-                if state_of(found) is not None:
-                    return found
-    return None
+            found = identify(int(entry.name)) if is_wanted(words) else None
+            if found is not None and state_of(found) is not None:
+                yield found
 
 
 _children: list["subprocess.Popen[bytes]"] = []

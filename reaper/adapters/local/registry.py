@@ -144,9 +144,14 @@ class Registry:
         """Where an instance lives."""
         return Seat(home=self.home / "instances" / instance.name, port=instance.port, server_id=instance.server_id)
 
+    @property
+    def snapshots(self) -> Path:
+        """Where snapshots lie."""
+        return self.home / "snapshots"
+
     def snapshot(self, name: str) -> Path:
-        """Where a snapshot lies."""
-        return self.home / "snapshots" / name
+        """Where one snapshot lies."""
+        return self.snapshots / name
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import TypeAdapter
 
@@ -154,7 +154,7 @@ class SqliteStore:
             message=row["message"],
             plan=_codec(Plan).validate_json(row["plan"]),
             verdict=_codec(RunVerdict).validate_json(row["verdict"]) if row["verdict"] else None,
-            interrupted=state is RunState.RUNNING and not self._held(row["cluster"]),
+            interrupted=state is RunState.RUNNING and self.holder(row["cluster"]) != _process(row["pid"]),
         )
 
     # ---- exclusion
@@ -168,27 +168,49 @@ class SqliteStore:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                lock.seek(0)
-                holder = lock.read().strip() or "another process"
-                raise RefusedError(f"{cluster} is being worked on by {holder}: wait until it has ended") from None
+                raise _taken(cluster, _named_in(lock)) from None
             lock.truncate(0)
-            lock.write(f"process {os.getpid()}")
+            lock.write(_process(os.getpid()))
             lock.flush()
             yield
 
-    def _held(self, cluster: str) -> bool:
+    def refuse_taken(self, cluster: str) -> None:
+        """RefusedError if somebody works on the cluster now: what is seen of it meanwhile is not its own state."""
+        holder = self.holder(cluster)
+        if holder is not None:
+            raise _taken(cluster, holder)
+
+    def holder(self, cluster: str) -> str | None:
+        """Who works on the cluster now, in words; None: nobody."""
         path = self._lock_path(cluster)
         if not path.exists():
-            return False
+            return None
         with path.open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return True
-            return False
+                return _named_in(lock)
+            return None
+
+    def adopt(self, run: str) -> None:
+        """This process goes on with a run whose own has died."""
+        self._write("UPDATE runs SET pid = ? WHERE run = ?", (os.getpid(), run))
 
     def _lock_path(self, cluster: str) -> Path:
         return self._home / "locks" / f"{cluster}.lock"
+
+
+def _process(pid: int) -> str:
+    return f"process {pid}"
+
+
+def _named_in(lock: IO[str]) -> str:
+    lock.seek(0)
+    return lock.read().strip() or "another process"
+
+
+def _taken(cluster: str, holder: str) -> RefusedError:
+    return RefusedError(f"{cluster} is being worked on by {holder}: wait until it has ended")
 
 
 def _now() -> str:
