@@ -6,13 +6,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: demo test check bench install servers clean
+.PHONY: demo test check bench install servers postgres clean
 
 demo: install servers
 	PATH="$(CURDIR)/$(BIN):$$PATH" docs/demo.sh
 
-test: install servers check
-	$(BIN)/pytest
+test: install servers postgres check
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 check: install
 	$(BIN)/ruff check .
@@ -37,6 +37,13 @@ servers:
 	  $(SUDO) apt-get update -q && \
 	  DEBIAN_FRONTEND=noninteractive $(SUDO) -E apt-get install -q -y --no-install-recommends \
 	    mariadb-server mariadb-backup; \
+	fi
+
+# For the tests of several workers, which start a Postgres of their own.
+postgres:
+	@if ! PATH="$$PATH:$$(echo /usr/lib/postgresql/*/bin)" command -v postgres >/dev/null; then \
+	  $(SUDO) apt-get update -q && \
+	  DEBIAN_FRONTEND=noninteractive $(SUDO) -E apt-get install -q -y --no-install-recommends postgresql; \
 	fi
 
 clean:

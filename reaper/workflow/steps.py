@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 """What is recorded. A replay returns exactly this, so nothing else may be returned."""
@@ -31,12 +33,14 @@ class Message:
 class Steps(Protocol):
     """The steps of one run, in order. A run that dies is started again and replays what was recorded."""
 
-    def run(self, name: str, effect: Callable[[], Json]) -> Json:
+    def run(self, name: str, of: type[T], effect: Callable[[], T]) -> T:
         """Do `effect` once and record its result; a replay returns the recorded result without doing it.
 
-        An effect that was cut down half-way is done again, so it has to find its own earlier work. A
-        ReaperError is recorded and raised again, of the same class and with the same message, on every
-        replay. Ownership is checked before the effect.
+        `of`: the result's type, a dataclass, tuple or primitive, recorded as JSON; what is returned is
+        always the decoded record, so that a first run and a replay cannot differ. An effect that was cut
+        down half-way is done again, so it has to find its own earlier work. A ReaperError is recorded and
+        raised again, of the same class and with the same message, on every replay. Ownership is checked
+        before the effect; OwnershipLostError and BaseExceptions leave no record.
         """
 
     def own(self) -> None:

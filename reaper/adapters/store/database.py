@@ -1,0 +1,167 @@
+"""Where the durable engine keeps its rows: one SQLite file, or one Postgres database; the same SQL on both.
+
+Our tables lie beside those of dbos, so that one transaction sees both: a run, its cluster's lock and
+its owner token cannot disagree.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from reaper.domain.errors import TryAgainError, UsageError
+
+# A dead link must be noticed sooner than another worker takes over (lease.py).
+KEEPALIVES = {
+    "keepalives": 1,
+    "keepalives_idle": 1,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 3000,
+    "connect_timeout": 3,
+}
+SPACE = 0x5245  # advisory locks: (SPACE, an executor's number) is its life, (SPACE + 1, 0) orders our writes
+FROZEN_SECONDS = 3  # a worker that is stopped inside a transaction must not keep its rows locked
+
+_SCHEMA = (
+    "create table if not exists reaper_runs (run text primary key, place bigint not null, cluster text not null,"
+    " in_group text, argument text not null, asked text not null, admitted text, began text, executor text,"
+    " version text, words text not null default '', broken text, broken_at text, ended text, outcome text,"
+    " error_class text, error text)",
+    "create index if not exists reaper_runs_open on reaper_runs (place) where ended is null",
+    "create table if not exists reaper_clusters (cluster text primary key, run text, executor text,"
+    " who text not null, since text not null)",
+    "create table if not exists reaper_messages (id bigint primary key, run text not null, body text not null,"
+    " delivered bigint)",
+    "create index if not exists reaper_messages_of_run on reaper_messages (run, id)",
+    "create table if not exists reaper_waits (run text not null, step bigint not null, until text not null,"
+    " primary key (run, step))",
+    "create table if not exists reaper_settings (name text primary key, value text not null)",
+    "create table if not exists reaper_workers (executor text primary key, version text not null, began text not null)",
+)
+
+
+def now() -> str:
+    """The wall time, as it is stored."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class Transaction:
+    """Statements that are seen by others together or not at all."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def do(self, statement: str, **values: object) -> int:
+        """The number of rows that were changed."""
+        return self._connection.execute(sa.text(statement), values).rowcount
+
+    def rows(self, statement: str, **values: object) -> Sequence[sa.Row[Any]]:
+        """All rows."""
+        return self._connection.execute(sa.text(statement), values).fetchall()
+
+    def row(self, statement: str, **values: object) -> sa.Row[Any] | None:
+        """The first row, if there is one."""
+        return self._connection.execute(sa.text(statement), values).fetchone()
+
+
+class Database:
+    """`where`: a directory, for SQLite; or `postgresql://...`. Opening makes what is missing."""
+
+    def __init__(self, where: Path | str) -> None:
+        self.postgres: str | None = None  # the address, if it is one
+        self.workers: Path | None = None  # where the lock files of SQLite's workers lie
+        self._one_writer: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        if isinstance(where, str) and where.startswith(("postgresql://", "postgres://")):
+            self.postgres = "postgresql://" + where.split("://", 1)[1]
+            self._name = sa.make_url(self.postgres).render_as_string(hide_password=True)
+            self.library_url = self.postgres
+            self._engine = _open_postgres(self.postgres)
+        else:
+            home = Path(where)
+            path = home / "durable.db"
+            self._name = str(path)
+            self.workers = home / "workers"
+            self.library_url = f"sqlite:///{path}"
+            self._one_writer = threading.Lock()  # threads queue here: SQLite's own waiting is by luck
+            self._engine = _open_sqlite(path)
+        try:
+            with self.write() as tx:
+                if self.postgres:
+                    tx.do("create schema if not exists reaper")
+                for statement in _SCHEMA:
+                    tx.do(statement)
+        except TryAgainError as error:
+            raise UsageError(
+                f"the store {self._name} cannot be opened: {error.__cause__}. Mend it, or name another one"
+            ) from error
+
+    def __str__(self) -> str:
+        return self._name
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """One writer at a time, over all processes. TryAgainError if the store does not answer."""
+        with self._guarded(), self._one_writer, self._engine.begin() as connection:
+            if self.postgres:
+                connection.execute(sa.text("select pg_advisory_xact_lock(:space, 0)"), {"space": SPACE + 1})
+            yield Transaction(connection)
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """Look without waiting for writers. TryAgainError if the store does not answer."""
+        with self._guarded(), self._engine.connect() as connection:
+            yield Transaction(connection.execution_options(reaper_reads=True))
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.SQLAlchemyError as error:
+            cause = getattr(error, "orig", None) or error
+            raise TryAgainError(
+                f"the store {self._name} did not answer: {cause}. See to it (space, access, network), then try again"
+            ) from error
+
+
+def _open_postgres(address: str) -> sa.Engine:
+    url = sa.make_url(address).set(drivername="postgresql+psycopg")
+    options = (
+        "-c search_path=reaper,dbos -c statement_timeout=10000"
+        f" -c idle_in_transaction_session_timeout={FROZEN_SECONDS * 1000}"
+    )
+    return sa.create_engine(
+        url, pool_pre_ping=True, pool_size=5, max_overflow=15, connect_args={**KEEPALIVES, "options": options}
+    )
+
+
+def _open_sqlite(path: Path) -> sa.Engine:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)  # what it holds is obeyed: nobody else may write it
+    except OSError as error:
+        raise UsageError(
+            f"the store {path} cannot be made: {error}. Make the directory writable, or name another"
+        ) from error
+    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30}, pool_timeout=60)
+
+    @sa.event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _record: object) -> None:  # a DBAPI connection has no type of its own
+        connection.isolation_level = None  # transactions begin below, not by the driver's guess
+        connection.execute("pragma journal_mode=wal")
+
+    @sa.event.listens_for(engine, "begin")
+    def on_begin(connection: sa.Connection) -> None:
+        reads = connection.get_execution_options().get("reaper_reads")
+        connection.exec_driver_sql("begin" if reads else "begin immediate")
+
+    return engine
