@@ -9,6 +9,7 @@ import typer
 
 from reaper import __version__
 from reaper.cli.parse import span
+from reaper.cli.policies import policies_app
 from reaper.domain.errors import ExitCode, ReaperError, RefusedError, UsageError
 from reaper.domain.policy import FailoverBy, KillMode, Loss, Policy
 from reaper.planner.draw import RoleChoice
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 lab_app = typer.Typer(no_args_is_help=True, help="A replicating cluster of real servers on this machine.")
 app.add_typer(lab_app, name="lab")
+app.add_typer(policies_app, name="policies")
 
 _Span = Annotated[timedelta, typer.Option(parser=span, metavar="DURATION")]
 LabName = Annotated[str, typer.Option("--name", help="The lab's name, which is also its cluster's.")]

@@ -55,6 +55,20 @@ class InstanceState(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Image:
+    """What an instance was made from."""
+
+    name: str
+    newest: str | None  # what a new instance would be made from; None: unknown
+    built: datetime | None = None  # aware, UTC; None: unknown
+
+    @property
+    def stale(self) -> bool | None:
+        """True if the image has moved on since; None: unknown."""
+        return None if self.newest is None else self.newest != self.name
+
+
+@dataclass(frozen=True, kw_only=True)
 class Instance:
     """The provider's record of one server."""
 
@@ -67,6 +81,10 @@ class Instance:
     quarantined_until: datetime | None = None
     data_bytes: int | None = None  # size of the data directory or volume
     free_bytes: int | None = None  # free on the file system that holds it
+    tags: tuple[tuple[str, str], ...] | None = ()  # (name, value), sorted; None: unreadable, so it is protected
+    zone: str | None = None  # None: the provider has none, or it is unknown
+    group: str | None = None  # the shard group; None: it belongs to none that is known
+    image: Image | None = None  # None: unknown
 
 
 class ThreadState(StrEnum):

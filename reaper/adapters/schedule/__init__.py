@@ -1,0 +1,1 @@
+"""When policies fire: cron slots, jitter, calendars, holidays and freezes from files."""
