@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 
 from reaper.adapters.clock import SystemClock
-from reaper.adapters.interrupt import SignalInterrupt
 from reaper.adapters.local import lab
 from reaper.adapters.local.endpoint import LocalEndpoint
 from reaper.adapters.local.fleet import LocalFleet
@@ -18,14 +18,19 @@ from reaper.adapters.local.registry import LabRecord, Registry
 from reaper.adapters.mysql.connection import Connection
 from reaper.adapters.mysql.engines import dialect_of, engine_of, find_engine
 from reaper.adapters.mysql.server import SCHEMA, SqlServer
-from reaper.adapters.store.sqlite import SqliteStore
+from reaper.cli.settings import store_address
 from reaper.domain.errors import TryAgainError
 from reaper.domain.facts import Instance
 from reaper.domain.ledger import Ledger
 from reaper.domain.plan import Plan
 from reaper.workflow.engine import Engine
-from reaper.workflow.ports import Journal, Probe, World
+from reaper.workflow.ports import Interrupt, Journal, Probe, World
 from reaper.workflow.prepare import Names
+
+if TYPE_CHECKING:
+    from reaper.adapters.store.database import Place
+    from reaper.adapters.store.journal import RunStore
+    from reaper.adapters.store.work import Work
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,33 @@ class Site:
     """Everything below one data directory."""
 
     home: Path
+    store_address: str | None = None  # of a Postgres; None: a file in the data directory
 
     @cached_property
-    def store(self) -> SqliteStore:
-        """The runs."""
-        return SqliteStore(self.home)
+    def place(self) -> "Place":
+        """Where the state lives."""
+        from reaper.adapters.store.database import Place
+
+        return Place(self.store_address or self.home)
+
+    @cached_property
+    def runs(self) -> "RunStore":
+        """What happened."""
+        from reaper.adapters.store.journal import RunStore
+
+        return RunStore(self.place)
+
+    @cached_property
+    def work(self) -> "Work":
+        """What is going on: open runs, messages, the locks of clusters, the lever."""
+        from reaper.adapters.store.work import Work
+
+        return Work(self.place.database)
+
+    def paused(self) -> str | None:
+        """Why the lever is pulled, in words."""
+        pause = self.work.paused() if self.place.exists() else None
+        return None if pause is None else f"paused by {pause.who} since {pause.since}: {pause.reason}"
 
     @property
     def labs(self) -> Path:
@@ -102,7 +129,7 @@ class Site:
         except (OSError, ValueError) as error:
             raise TryAgainError(f"the ledger {found[-1]} cannot be read: {error}") from error
 
-    def world(self, journal: Journal, interrupt: SignalInterrupt) -> World:
+    def world(self, journal: Journal, interrupt: Interrupt) -> World:
         """What the workflow runs against."""
         return World(
             fleet=self.fleet,
@@ -110,7 +137,7 @@ class Site:
             endpoint=self.endpoint,
             start_probe=self.start_probe,
             past_ledger=self.past_ledger,
-            lock=self.store.exclusive,
+            paused=self.paused,
             clock=SystemClock(),
             interrupt=interrupt,
             journal=journal,
@@ -119,7 +146,7 @@ class Site:
     def lab_up(self, name: str, program: Path | None, nodes: int, check: Callable[[], None]) -> LabRecord:
         """Make a lab."""
         registry = self.registry(name)
-        with self.store.exclusive(name):
+        with self.work.exclusive(name, f"`reaper lab up` in process {os.getpid()}"):
             engine = find_engine(program)
             return lab.up(registry, engine, self.connect, SystemClock(), nodes=nodes, check=check)
 
@@ -127,7 +154,7 @@ class Site:
         """Remove a lab."""
         registry = self.registry(name)
         registry.read()
-        with self.store.exclusive(name):
+        with self.work.exclusive(name, f"`reaper lab down` in process {os.getpid()}"):
             return lab.down(registry)
 
 
@@ -136,6 +163,10 @@ def _engine_of_lab(record: LabRecord) -> Engine:
 
 
 def site() -> Site:
-    """The data directory: REAPER_HOME, or the platform's place for an application's data."""
+    """The data directory is REAPER_HOME, or the platform's place for an application's data; the store is in it.
+
+    UsageError: the settings cannot be understood.
+    """
     named = os.environ.get("REAPER_HOME")
-    return Site(Path(named).absolute() if named else platformdirs.user_data_path("reaper"))
+    home = Path(named).absolute() if named else platformdirs.user_data_path("reaper")
+    return Site(home, store_address(home))

@@ -31,7 +31,7 @@ def named_victim(site: Site, name: str) -> Victim:
     cluster = rest.partition("/")[0]
     if not cluster or "/" not in rest:
         raise UsageError(f"{name!r} is no instance: write PROVIDER:CLUSTER/NAME, for example local:lab/n1")
-    refuse_unfinished(site.store, cluster)
+    refuse_unfinished(site, cluster)
     view = observe(site.world(announcer(), SignalInterrupt()), cluster)
     member = view.member(InstanceId(provider, rest))
     if member is None:
@@ -51,7 +51,7 @@ def draw_victim(site: Site, cluster: str | None, choice: RoleChoice, seed: int |
     excluded: list[ReaperError] = []
     for name in names:
         try:
-            refuse_unfinished(site.store, name)
+            refuse_unfinished(site, name)
             view = views[name] = observe(world, name)
         except (UsageError, RefusedError) as error:
             if cluster:

@@ -1,5 +1,6 @@
 """Logs: readable on a terminal, JSON otherwise, without secrets."""
 
+import logging
 import sys
 from collections.abc import MutableMapping
 from functools import cache
@@ -35,3 +36,16 @@ def logger() -> Any:
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
     )
     return structlog.get_logger()
+
+
+class _ToStructlog(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        logger().log(record.levelno, record.getMessage(), logger=record.name)
+
+
+def bring_in(*names: str) -> None:
+    """Let what libraries log arrive in our log, warnings and worse."""
+    for name in names:
+        library = logging.getLogger(name)
+        library.handlers = [_ToStructlog(level=logging.WARNING)]
+        library.propagate = False

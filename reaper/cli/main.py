@@ -1,5 +1,6 @@
 """The commands. Each one parses, calls one thing, prints; heavy imports happen inside."""
 
+import os
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reaper import __version__
+from reaper.cli import orders
 from reaper.cli.parse import span
 from reaper.cli.policies import policies_app
 from reaper.domain.errors import ExitCode, ReaperError, RefusedError, UsageError
@@ -29,6 +31,7 @@ app = typer.Typer(
 lab_app = typer.Typer(no_args_is_help=True, help="A replicating cluster of real servers on this machine.")
 app.add_typer(lab_app, name="lab")
 app.add_typer(policies_app, name="policies")
+orders.add_to(app)
 
 _Span = Annotated[timedelta, typer.Option(parser=span, metavar="DURATION")]
 LabName = Annotated[str, typer.Option("--name", help="The lab's name, which is also its cluster's.")]
@@ -46,6 +49,10 @@ Budget = Annotated[
 ]
 Quarantine = Annotated[
     timedelta, typer.Option(parser=span, metavar="DURATION", help="Keep the victim's files for this long.")
+]
+Approval = Annotated[
+    timedelta | None,
+    typer.Option(parser=span, metavar="DURATION", help="Ask for a person's yes before the kill, for so long."),
 ]
 MinCopies = Annotated[int, typer.Option(min=1, help="Copies that must be left after the kill.")]
 MaxLag = Annotated[timedelta, typer.Option(parser=span, metavar="DURATION", help="Largest lag of a surviving replica.")]
@@ -171,8 +178,11 @@ def status(
             if cluster:
                 raise
             faults.append(str(error))  # one broken book does not hide the other clusters
+    paused = here.paused()
+    if paused:
+        sys.stderr.write(f"reaper: {paused}\n")
     if wanted is Output.JSON:
-        print_json([view_as_json(v) for v in views])
+        print_json([view_as_json(v) | {"paused": paused} for v in views])
     else:
         for view in views:
             console().print(cluster_tree(view))
@@ -191,6 +201,7 @@ def rotate(
     accept_loss: AcceptLoss = False,
     outage_budget: Budget = "2s",  # type: ignore[assignment]  # typer parses it
     quarantine: Quarantine = "0s",  # type: ignore[assignment]
+    approval: Approval = None,
     min_copies: MinCopies = 2,
     max_lag: MaxLag = "5s",  # type: ignore[assignment]
     probe_clients: ProbeClients = 3,
@@ -199,7 +210,8 @@ def rotate(
 ) -> None:
     """Replace a cluster's master: build an heir, kill the master, fail over, prove the cost, retire it."""
     from reaper.cli.compose import site
-    from reaper.cli.runs import refuse_unfinished
+    from reaper.cli.runs import resume as resume_run
+    from reaper.cli.runs import unfinished
     from reaper.domain.plan import Replacement
 
     policy = Policy(
@@ -207,13 +219,20 @@ def rotate(
         loss=Loss.ACCEPTED if accept_loss else Loss.FORBIDDEN,
         outage_budget=outage_budget,
         quarantine=quarantine,
+        approval_within=approval,
         min_copies=min_copies,
         max_lag=max_lag,
         probe_clients=probe_clients,
         probe_rate=probe_rate,
     )
     here = site()
-    refuse_unfinished(here.store, cluster)
+    left = unfinished(here, cluster)
+    if left is not None:
+        if dry_run:
+            raise RefusedError(f"the run {left.run} was interrupted: `reaper resume {left.run}` goes on with it")
+        sys.stderr.write(f"reaper: goes on with {left.run}, whose process died\n")
+        raise typer.Exit(int(resume_run(here, left.run, _output(output))))
+    _refuse_paused(here, dry_run)
     view = _observe(here, cluster)
     master = _master_of(view)
     plan = _plan(here, view, master, policy, Replacement.BEFORE, f"rotate the master {master.short} of {cluster}", None)
@@ -239,6 +258,7 @@ def kill(
     accept_loss: AcceptLoss = False,
     outage_budget: Budget = "2s",  # type: ignore[assignment]
     quarantine: Quarantine = "0s",  # type: ignore[assignment]
+    approval: Approval = None,
     min_copies: MinCopies = 2,
     max_lag: MaxLag = "5s",  # type: ignore[assignment]
     probe_clients: ProbeClients = 3,
@@ -261,6 +281,7 @@ def kill(
         outage_budget=max(outage_budget, within) if failover is FailoverBy.OBSERVE else outage_budget,
         failover_within=within,
         quarantine=quarantine,
+        approval_within=approval,
         min_copies=min_copies,
         max_lag=max_lag,
         probe_clients=probe_clients,
@@ -268,6 +289,7 @@ def kill(
     )
     _output(output)
     here = site()
+    _refuse_paused(here, dry_run)
     victim = named_victim(here, instance) if instance else draw_victim(here, cluster, role, seed)
     replacement = Replacement.NONE if no_replace else Replacement.AFTER
     plan = _plan(here, victim.view, victim.instance, policy, replacement, victim.why, victim.seed)
@@ -289,7 +311,7 @@ def retire(
 
     here = site()
     here.registry(cluster).read()
-    with here.store.exclusive(cluster):
+    with here.work.exclusive(cluster, f"`reaper retire` in process {os.getpid()}"):
         kept, gone = [], []
         if dead:
             gone += _retire_dead(here, cluster)
@@ -311,7 +333,7 @@ def resume(
     run: Annotated[str, typer.Argument(help="A run's name, or its beginning.")],
     output: OutputChoice = "table",
 ) -> None:
-    """Finish a run whose process has died: undone if the victim lives, otherwise forward to its verdict."""
+    """Go on with a run whose process has died, from its last recorded step; finish one that got stuck."""
     from reaper.cli import runs
     from reaper.cli.compose import site
 
@@ -333,7 +355,7 @@ def runs(
     from reaper.cli.runs import Output, console, print_json
     from reaper.cli.show import run_as_json
 
-    wanted, store = _output(output), site().store
+    wanted, store = _output(output), site().runs
     records = store.runs(cluster, most=most)
     if wanted is Output.JSON:
         print_json([run_as_json(r) for r in records])
@@ -353,10 +375,16 @@ def show(
     from reaper.cli.compose import site
     from reaper.cli.show import show_run
 
-    show_run(site().store, run, _output(output))
+    show_run(site().runs, run, _output(output))
 
 
 # ---- shared
+
+
+def _refuse_paused(here: "Site", dry: bool) -> None:
+    why = None if dry else here.paused()
+    if why is not None:
+        raise RefusedError(f"reaper is {why}. `reaper unpause` lifts it")
 
 
 def _retire_dead(here: "Site", cluster: str) -> list[str]:
@@ -415,7 +443,7 @@ def _plan(
     from reaper.cli.runs import run_name
     from reaper.planner.steps import Request, make_plan
 
-    name = run_name(view.name, here.store)
+    name = run_name(view.name, here.runs)
     request = Request(run=name, victim=victim, policy=policy, replacement=replacement, why=why, seed=seed)
     return make_plan(view, request)
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from reaper.adapters.store.sqlite import RunRecord
+from reaper.adapters.store.journal import RunRecord
 from reaper.domain.facts import (
     ClusterView,
     InstanceState,
@@ -279,6 +279,8 @@ def runs_table(records: tuple[RunRecord, ...]) -> RenderableType:
         why = "; ".join(v.faults) if v and v.faults else r.message or r.plan.why
         if r.interrupted:
             why = f"its process is gone: reaper resume {r.run}"
+        elif r.follower and r.follower.waits_for:
+            why = f"waits for {r.follower.waits_for}"
         table.add_row(r.run, state, r.plan.victim.short, outage, lost, f"{r.began:%Y-%m-%d %H:%M:%S}", why)
     return table
 

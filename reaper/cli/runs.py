@@ -9,7 +9,9 @@ from typing import Any
 from rich.console import Console
 
 from reaper.adapters.interrupt import SignalInterrupt
-from reaper.adapters.store.sqlite import SqliteStore, encode
+from reaper.adapters.store.journal import RunRecord, RunStore, encode
+from reaper.adapters.store.work import Limits, Ticket
+from reaper.cli import durable
 from reaper.cli.compose import Site
 from reaper.cli.journal import Fan, announcer
 from reaper.cli.render import guards_table, plan_table, verdict_panel
@@ -18,7 +20,7 @@ from reaper.domain.plan import Plan
 from reaper.domain.verdict import GuardVerdict, RunState, RunVerdict
 from reaper.planner.guards import Moment, refusals
 from reaper.workflow.resume import Resumption
-from reaper.workflow.rotation import Rotation, examine
+from reaper.workflow.rotation import examine
 
 
 class Output(StrEnum):
@@ -43,7 +45,7 @@ def as_json(of: Any, value: object) -> Any:
     return json.loads(encode(of, value))
 
 
-def run_name(cluster: str, store: SqliteStore) -> str:
+def run_name(cluster: str, store: RunStore) -> str:
     """The name from which a run derives all others: the cluster, and when it was born."""
     base = f"{cluster}-{datetime.now(UTC):%Y%m%dt%H%M%S}"
     taken = {r.run for r in store.runs(cluster)}
@@ -76,30 +78,53 @@ def dry_run(site: Site, plan: Plan, output: Output) -> ExitCode:
     return ExitCode.REFUSED if refused else ExitCode.GOOD
 
 
-def refuse_unfinished(store: SqliteStore, cluster: str) -> None:
+def unfinished(site: Site, cluster: str) -> RunRecord | None:
+    """A run of the cluster whose process has died: it goes on before another one begins.
+
+    RefusedError: somebody is at work there, so that what is seen of it meanwhile is not its own state.
+    """
+    if not site.place.exists():
+        return None
+    left = next((r for r in site.work.open_runs() if r.cluster == cluster), None)
+    if left is not None and left.admitted is not None and not left.alive:
+        return site.runs.run(left.run)
+    holder = site.work.holder(cluster)
+    if holder is not None:
+        raise RefusedError(f"{cluster} is being worked on by {holder}: wait until it has ended")
+    return None
+
+
+def refuse_unfinished(site: Site, cluster: str) -> None:
     """RefusedError if a run is at work or was interrupted; it explains whatever else is odd there."""
-    store.refuse_taken(cluster)
-    left = next((r for r in store.runs(cluster) if r.interrupted), None)
+    left = unfinished(site, cluster)
     if left is not None:
-        raise RefusedError(f"the run {left.run} was interrupted: `reaper resume {left.run}` finishes or undoes it")
+        raise RefusedError(f"the run {left.run} was interrupted: `reaper resume {left.run}` goes on with it")
 
 
 def run(site: Site, plan: Plan, output: Output) -> ExitCode:
     """Run a plan and print its verdict."""
-    with SignalInterrupt().installed() as interrupt:
-        verdict = Rotation(site.world(Fan(site.store, announcer()), interrupt), plan).execute()
+    ticket = Ticket(run=plan.run, cluster=plan.cluster, group=None, argument=as_json(Plan, plan))
+    with durable.following(site) as engine, durable.heeding_signals(site, plan.run):
+        verdict = durable.verdict_of(engine.run(ticket, Limits()))
     return _report(plan, verdict, output)
 
 
 def resume(site: Site, name: str, output: Output) -> ExitCode:
-    """Finish or undo a run whose process has died, or that got stuck. UsageError: there is nothing to finish."""
-    record = site.store.run(name)
-    if not record.interrupted and record.state is not RunState.STUCK:
-        said = "is running" if record.state is RunState.RUNNING else f"has ended ({record.state})"
-        raise UsageError(f"the run {record.run} {said}: only an interrupted or a stuck one is resumed")
-    site.store.adopt(record.run)
-    with SignalInterrupt().installed() as interrupt:
-        verdict = Resumption(site.world(Fan(site.store, announcer()), interrupt), record.plan).execute()
+    """Go on with a run whose process has died, or that got stuck. UsageError: there is nothing to go on with."""
+    record = site.runs.run(name)
+    if record.state is RunState.STUCK:
+        with (
+            SignalInterrupt().installed() as interrupt,
+            site.work.exclusive(record.cluster, f"the resumed {record.run}"),
+        ):
+            world = site.world(Fan(site.runs, announcer()), interrupt)
+            return _report(record.plan, Resumption(world, record.plan).execute(), output)
+    if record.state is not RunState.RUNNING:
+        raise UsageError(
+            f"the run {record.run} has ended ({record.state}): only an interrupted or a stuck one is resumed"
+        )
+    with durable.following(site) as engine, durable.heeding_signals(site, record.run):
+        verdict = durable.resume(site, engine, record)
     return _report(record.plan, verdict, output)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from reaper.adapters.store.sqlite import RunRecord, SqliteStore
+from reaper.adapters.store.journal import RunRecord, RunStore
 from reaper.cli.render import guards_table, plan_table, timeline_table, verdict_panel
 from reaper.cli.runs import Output, as_json, console, print_json
 from reaper.domain.plan import Plan
@@ -18,13 +18,14 @@ def run_as_json(record: RunRecord) -> dict[str, Any]:
         "began": record.began.isoformat(),
         "ended": record.ended.isoformat() if record.ended else None,
         "message": record.message,
+        "waits_for": record.follower.waits_for if record.follower else "",
         "good": bool(record.verdict and record.verdict.good),
         "verdict": as_json(RunVerdict, record.verdict) if record.verdict else None,
         "plan": as_json(Plan, record.plan),
     }
 
 
-def show_run(store: SqliteStore, name: str, output: Output) -> None:
+def show_run(store: RunStore, name: str, output: Output) -> None:
     """Print a run's plan, guards, timeline and verdict."""
     record = store.run(name)
     events, verdicts = store.timeline(record.run), store.verdicts(record.run)
@@ -48,6 +49,6 @@ def show_run(store: SqliteStore, name: str, output: Output) -> None:
     if record.verdict:
         out.print(verdict_panel(record.plan, record.verdict))
     elif record.interrupted:
-        out.print(f"[bold red]interrupted[/]: its process is gone; `reaper resume {record.run}` finishes or undoes it")
+        out.print(f"[bold red]interrupted[/]: its process is gone; `reaper resume {record.run}` goes on with it")
     else:
         out.print(f"[bold]{record.state.value}[/]: {record.message or 'no verdict yet'}")

@@ -47,6 +47,8 @@ class Policy:
     apply_within: timedelta = timedelta(seconds=30)
     repoint_within: timedelta = timedelta(seconds=15)
     failover_within: timedelta = timedelta(seconds=30)  # failover=observe: the deadline it is graded against
+    undo_within: timedelta = timedelta(minutes=2)  # each undo is tried again for so long
+    approval_within: timedelta | None = None  # wait so long for a person's yes before the kill; None: do not ask
     quarantine: timedelta = timedelta(0)
     probe_clients: int = 3
     probe_rate: float = 150.0  # writes per second, all clients together

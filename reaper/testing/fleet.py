@@ -3,7 +3,7 @@
 fleet = MemoryFleet()
 fleet.add_cluster("lab", nodes=3)            # n1 is the master, the endpoint leads to it
 fleet.fail("snapshot", "n2", times=1)
-Rotation(world(fleet), plan).execute()
+Rotation(world(fleet), plan, Diary(fleet.faults, fleet.clock).follow()).execute()
 assert fleet.most_writable == 1
 """
 
@@ -18,7 +18,7 @@ from reaper.testing.clock import FakeClock
 from reaper.testing.faults import Faults, When
 from reaper.testing.machine import Machine
 from reaper.testing.parts import ITEMS, Verb
-from reaper.testing.people import FakeInterrupt, Locks, RecordingJournal
+from reaper.testing.people import FakeInterrupt, Lever, RecordingJournal
 from reaper.testing.picture import Picture, picture_of
 from reaper.testing.weapon import FakeTrigger
 from reaper.workflow.ports import Snapshot, SnapshotMethod, Trigger
@@ -46,7 +46,7 @@ class MemoryFleet:
         self.faults = Faults()
         self.journal = RecordingJournal(self.faults)
         self.interrupt = FakeInterrupt(self.faults)
-        self.locks = Locks()
+        self.lever = Lever()
         self.snapshot_method = SnapshotMethod.HOT
         self.deaths: list[Callable[[Machine], None]] = []  # called when a process has ended
         self.probes: list[FakeProbe] = []

@@ -1,11 +1,9 @@
 """Who watches a run: a person who may interrupt it, its journal, the lock that keeps it alone."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from threading import Lock
 
-from reaper.domain.errors import AbortedError, RefusedError
+from reaper.domain.errors import AbortedError
 from reaper.domain.plan import Plan
 from reaper.domain.verdict import Event, GuardVerdict, RunState, RunVerdict
 from reaper.testing.faults import Faults
@@ -17,7 +15,7 @@ class FakeInterrupt:
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
         self.wished = False
-        self.crossed = False
+        self.is_crossed = False
         self.checks = 0
         self.abort_at_check: int | None = None  # the check, counted from 1, at which the wish comes up
 
@@ -26,14 +24,18 @@ class FakeInterrupt:
         self.checks += 1
         if self.checks == self.abort_at_check:
             self.wished = True
-        if self.wished and not self.crossed:
+        if self.wished and not self.is_crossed:
             raise AbortedError("stopped by a person before the kill")
 
     def cross(self) -> None:
         """The point of no return."""
         with self._faults.around("cross", "*"):
             self.check()
-            self.crossed = True
+            self.is_crossed = True
+
+    def crossed(self) -> None:
+        """The kill lies behind already."""
+        self.is_crossed = True
 
 
 @dataclass(kw_only=True)
@@ -59,7 +61,7 @@ class RecordingJournal:
     def begin(self, plan: Plan) -> None:
         """A run is born."""
         with self._faults.around("begin", plan.cluster):
-            self.runs[plan.run] = Record(plan=plan)
+            self.runs.setdefault(plan.run, Record(plan=plan))
 
     def guards(self, run: str, verdicts: tuple[GuardVerdict, ...]) -> None:
         """What the guards said."""
@@ -74,29 +76,20 @@ class RecordingJournal:
                 listener(event)
 
     def end(self, run: str, state: RunState, verdict: RunVerdict | None, message: str) -> None:
-        """A run is over. Said once."""
-        record = self.runs[run]
-        if record.state is not RunState.RUNNING:
-            raise AssertionError(f"{run} has ended twice: {record.state}, then {state}")
-        record.state, record.verdict, record.message = state, verdict, message
+        """A run is over. Said again only by a process that replays the end, or that finishes what was stuck."""
+        with self._faults.around("end", run):
+            record = self.runs[run]
+            if record.state not in (RunState.RUNNING, RunState.STUCK, state):
+                raise AssertionError(f"{run} has ended twice: {record.state}, then {state}")
+            record.state, record.verdict, record.message = state, verdict, message
 
 
-class Locks:
-    """One holder per cluster; a second one is refused."""
+class Lever:
+    """What a person pulls to stop everything, in words; None: it is not pulled."""
 
     def __init__(self) -> None:
-        self._held: set[str] = set()
-        self._guard = Lock()
+        self.reason: str | None = None
 
-    @contextmanager
-    def hold(self, cluster: str) -> Iterator[None]:
-        """Hold a cluster's lock. RefusedError: somebody has it."""
-        with self._guard:
-            if cluster in self._held:
-                raise RefusedError(f"another run works on {cluster}")
-            self._held.add(cluster)
-        try:
-            yield
-        finally:
-            with self._guard:
-                self._held.discard(cluster)
+    def __call__(self) -> str | None:
+        """Why it is pulled."""
+        return self.reason

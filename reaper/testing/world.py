@@ -41,7 +41,7 @@ def world(fleet: MemoryFleet) -> World:
         endpoint=endpoint,
         start_probe=start_probe,
         past_ledger=past_ledger,
-        lock=fleet.locks.hold,
+        paused=fleet.lever,
         clock=fleet.clock,
         interrupt=fleet.interrupt,
         journal=fleet.journal,

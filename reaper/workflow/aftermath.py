@@ -7,16 +7,18 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
+from types import NoneType
 from typing import TypeVar
 
-from reaper.domain.errors import ReadOnlyError, ReaperError, TryAgainError
-from reaper.domain.facts import ClusterView, Instance, Openness
+from reaper.domain.errors import OwnershipLostError, ReadOnlyError, ReaperError, TryAgainError
+from reaper.domain.facts import ClusterView, Instance, InstanceId, InstanceState, Openness
 from reaper.domain.ledger import Ledger, LedgerVerdict, settle
 from reaper.domain.plan import Plan, Replacement, Role, StepName
 from reaper.domain.policy import Loss
 from reaper.domain.verdict import ClientCost, Part, RunState, RunVerdict
 from reaper.planner.guards import replication_faults
-from reaper.planner.shape import OtherShape, classify, living
+from reaper.planner.shape import MasterWithReplicas, OtherShape, classify, living
 from reaper.planner.steps import snapshot_source
 from reaper.workflow.cutover import Moments
 from reaper.workflow.evidence import client_costs, ledger_faults, parts_of, worst
@@ -24,10 +26,13 @@ from reaper.workflow.observe import observe
 from reaper.workflow.ports import Probe, Server, World
 from reaper.workflow.prepare import Names, Undo, build_replacement
 from reaper.workflow.run import Timeline
+from reaper.workflow.steps import Steps
 
 T = TypeVar("T")
 
 _LOOK_EVERY = timedelta(milliseconds=50)
+_ASK_THE_LEVER_EVERY = timedelta(seconds=1)
+GONE = (InstanceState.DEAD, InstanceState.QUARANTINED)
 _PROBE_AFTER = timedelta(seconds=1)  # writes on record after the first acknowledged one
 # The victim's files are kept this long if a person has to look, whatever the policy's quarantine is.
 KEPT_FOR_A_PERSON = timedelta(days=30)
@@ -45,19 +50,46 @@ class Outcome:
     leaderless: bool = False  # nobody took over: nothing may be deleted
 
 
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What the cluster is at the end."""
+
+    copies: int
+    faults: tuple[str, ...]
+
+
+def wait_while_paused(world: World, steps: Steps) -> None:
+    """Do nothing while the lever is pulled; a person may abort meanwhile. Inside a step."""
+    while (why := world.paused()) is not None:
+        steps.waits_for(f"the lever: {why}")
+        world.interrupt.check()
+        world.clock.sleep(_ASK_THE_LEVER_EVERY)
+    steps.waits_for("")
+
+
+def present_master(world: World, plan: Plan) -> Instance | None:
+    """Who takes writes now, whatever was known of it; None: nobody, or it cannot be told."""
+    view = observe(world, plan.cluster)
+    shape = classify(replace(view, members=tuple(m for m in view.members if m.instance.state not in GONE)))
+    return shape.master.instance if isinstance(shape, MasterWithReplicas) else None
+
+
 class Aftermath:
     """Everything that a run does once its victim is dead."""
 
-    def __init__(self, world: World, plan: Plan, timeline: Timeline) -> None:
+    def __init__(self, world: World, plan: Plan, timeline: Timeline, steps: Steps) -> None:
         self._world = world
         self._plan = plan
         self._timeline = timeline
+        self._steps = steps
         self._names = Names(plan.run)
         self.faults: list[str] = []
         self.master: Instance | None = None  # who takes writes now, as far as this run knows
 
     def on_master(self, action: Callable[[Server], None]) -> None:
-        """Do something on whoever takes writes; nothing if nobody is known, since then nothing was written."""
+        """Do something on whoever takes writes; nothing if nobody does."""
+        if self.master is None:
+            self.master = present_master(self._world, self._plan)
         if self.master is None:
             return
         try:
@@ -78,14 +110,30 @@ class Aftermath:
         """Do something that must not stop a run which only goes forward; a failure is a fault of the run."""
         try:
             return action()
+        except OwnershipLostError:
+            raise
         except ReaperError as error:
             self.faults.append(f"could not {what}: {error}")
             return None
 
+    def collect(self, action: Callable[[], None]) -> tuple[str, ...]:
+        """Do something inside a step; the faults that it found are what the step records."""
+        begun = len(self.faults)
+        action()
+        found = (*self.faults[begun:], *self._timeline.drain_troubles())
+        del self.faults[begun:]
+        return found
+
+    def step(self, what: str, action: Callable[[], None]) -> bool:
+        """A recorded step that must not stop the run. False: something was wrong with it, which is a fault now."""
+        found = self._steps.run(what, tuple[str, ...], lambda: self.collect(lambda: self.attempt(what, action)))
+        self.faults += found
+        return not found
+
     def end(self, verdict: RunVerdict) -> RunVerdict:
         """Record the verdict; a journal that cannot is one more fault of the run."""
         state = RunState.GOOD if verdict.good else RunState.BAD
-        self.attempt("record the verdict", lambda: self._world.journal.end(self._plan.run, state, verdict, ""))
+        self.step("record the verdict", lambda: self._world.journal.end(self._plan.run, state, verdict, ""))
         return replace(verdict, faults=tuple(self.faults))
 
     def measure(self, probe: Probe, heir: Instance | None, moments: Moments, notes: tuple[str, ...]) -> Outcome:
@@ -119,18 +167,18 @@ class Aftermath:
 
     def retire(self, outcome: Outcome, before: int) -> RunVerdict:
         """Restore the size, put the victim away, forget what was made. Faults are collected, not raised."""
-        plan = self._plan
-        self.attempt(f"quarantine {plan.victim.short}", lambda: self.put_away(KEPT_FOR_A_PERSON))
+        plan, name = self._plan, self._plan.victim.short
+        self.step(f"quarantine {name}", lambda: self.put_away(KEPT_FOR_A_PERSON))
         if not outcome.leaderless:
-            restored = True
-            if plan.replacement is Replacement.AFTER:
-                restored = self.attempt("restore the cluster's size", self._replace_afterwards) is not None
+            restored = plan.replacement is not Replacement.AFTER or self._replace_afterwards()
             # Only what is proved to be of no use is given up: replaced (E16), and nothing lost that it may hold (E03).
             if restored and outcome.ledger is not None and not outcome.ledger.lost:
-                self.attempt(f"retire {plan.victim.short}", self._give_up_victim)
-            self._forget()
-        after = self._check_topology(before - 1 if plan.replacement is Replacement.NONE else before)
-        self.faults += [f"could not record the timeline: {t}" for t in dict.fromkeys(self._timeline.troubles)]
+                self._steps.run("ask the lever", NoneType, lambda: wait_while_paused(self._world, self._steps))
+                self.step(f"retire {name}", self._give_up_victim)
+            self.step("forget what was made", self._forget)
+        expected = before - 1 if plan.replacement is Replacement.NONE else before
+        checked = self._steps.run("check the topology", Checked, lambda: self._check_topology(expected))
+        self.faults += checked.faults
         return RunVerdict(
             faults=tuple(self.faults),
             outage=worst(outcome.costs),
@@ -138,23 +186,34 @@ class Aftermath:
             parts=outcome.parts,
             ledger=outcome.ledger,
             copies_before=before,
-            copies_after=after,
+            copies_after=checked.copies,
             heir=str(outcome.heir.id) if outcome.heir else None,
             notes=outcome.notes,
         )
 
-    def _replace_afterwards(self) -> Instance:
-        world, plan, undo = self._world, self._plan, Undo()
-        if self.master is None:
-            raise TryAgainError("there is no master to replicate from")
-        source = snapshot_source(observe(world, plan.cluster), spare=self.master.id)
-        if source is None and world.fleet.copies_hot(plan.cluster):
-            source = self.master.id  # nobody else is left, and a hot copy does not stop it
+    def _replace_afterwards(self) -> bool:
+        """Build the replacement of a victim that had none; False: it could not be, which is a fault."""
+        world, plan, master = self._world, self._plan, self.master
+        undo = Undo(world, plan, self._steps)
         try:
-            return build_replacement(world, plan, source, self.master, self._timeline, undo)
-        except ReaperError:
-            self.faults += undo.run()
+            if master is None:
+                raise TryAgainError("there is no master to replicate from")
+            source = self._steps.run("choose the source", InstanceId, lambda: self._source_beside(master))
+            build_replacement(world, plan, source, master, self._timeline, undo, self._steps)
+        except OwnershipLostError:
             raise
+        except ReaperError as error:
+            self.faults += [*undo.run(), f"could not restore the cluster's size: {error}"]
+            return False
+        return True
+
+    def _source_beside(self, master: Instance) -> InstanceId:
+        """Whom to copy. A hot copy may be the master's own if nobody else is left: it does not stop it."""
+        cluster, fleet = self._plan.cluster, self._world.fleet
+        source = snapshot_source(observe(self._world, cluster), spare=master.id)
+        if source is None and not fleet.copies_hot(cluster):
+            raise TryAgainError(f"{cluster} has no healthy replica to copy")
+        return source or master.id
 
     def put_away(self, keep: timedelta) -> None:
         """Quarantine the victim for so long."""
@@ -182,16 +241,20 @@ class Aftermath:
         fleet, names = self._world.fleet, self._names
         with self._timeline.step(StepName.FORGET, "the snapshot, the probe's table, the marker row"):
             self.attempt("forget the snapshot", lambda: fleet.forget(names.snapshot))
-            drop = names.probe_table
-            self.attempt("drop the probe's table", lambda: self.on_master(lambda s: s.drop_probe_table(drop)))
-            run = self._plan.run
-            self.attempt("clear the marker row", lambda: self.on_master(lambda s: s.clear_marker(run)))
+            self.forget_rows()
 
-    def _check_topology(self, expected: int) -> int:
+    def forget_rows(self) -> None:
+        """Delete what the run wrote into the cluster's tables."""
+        names, run = self._names, self._plan.run
+        for table in (names.probe_table, names.second_probe_table):
+            self.attempt("drop the probe's table", partial(self.on_master, partial(_drop, table)))
+        self.attempt("clear the marker row", lambda: self.on_master(lambda s: s.clear_marker(run)))
+
+    def _check_topology(self, expected: int) -> Checked:
         """How many copies there are; an unsound shape, a replica that does not replicate, is a fault."""
         view = self.observe_until(lambda v: self._topology_faults(v, expected))
-        self.faults += self._topology_faults(view, expected)
-        return sum(1 for m in living(view) if m.facts)
+        faults = self._topology_faults(view, expected)
+        return Checked(copies=sum(1 for m in living(view) if m.facts), faults=tuple(faults))
 
     def observe_until(self, faults: Callable[[ClusterView], list[str]]) -> ClusterView:
         """The cluster without the victim, as soon as nothing is wrong with it, or when the time to repoint is up."""
@@ -216,3 +279,7 @@ class Aftermath:
         if self._plan.policy.loss is Loss.FORBIDDEN and not (state and state.source_active and state.source_clients):
             faults.append(f"semi-sync is not on at {shape.master.instance.id.short}: its writes can be lost (E02)")
         return faults
+
+
+def _drop(table: str, server: Server) -> None:
+    server.drop_probe_table(table)

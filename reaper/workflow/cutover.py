@@ -6,15 +6,15 @@ control channel of the endpoint. Events are held back while the clock of the out
 
 import contextlib
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from reaper.domain.errors import CallAPersonError, ReaperError, RefusedError, ServerError
+from reaper.domain.errors import CallAPersonError, ReaperError, RefusedError, ServerError, TryAgainError
 from reaper.domain.facts import Instance, InstanceId, Openness
-from reaper.domain.plan import Plan, StepName
+from reaper.domain.plan import Plan, Role, StepName
 from reaper.domain.policy import KillMode
 from reaper.planner.election import Candidate, Elected, NoHeir, elect
 from reaper.workflow.observe import connections
@@ -22,6 +22,7 @@ from reaper.workflow.ports import Endpoint, Halted, Server, Trigger, World
 from reaper.workflow.run import Timeline
 
 _REPOINT_TRIES_EVERY = timedelta(milliseconds=200)
+_OWNED_WITHIN_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Armed:
     endpoint: Endpoint
     pool: ThreadPoolExecutor
     preferred: InstanceId | None
+    own: Callable[[], None]  # OwnershipLostError: another worker has taken the run over
     drained: bool = False
 
 
@@ -73,11 +75,12 @@ def arm(
     preferred: Instance | None,
     *,
     lossless: bool,
+    own: Callable[[], None],
     trigger: Trigger | None = None,
 ) -> Iterator[Armed]:
     """Open and warm everything before the kill; close it afterwards. `trigger`: one that is aimed already.
 
-    `lossless`: the new master is armed with semi-sync, as the old one was.
+    `lossless`: the new master is armed with semi-sync, as the old one was. `own`: asked before what cannot be undone.
     """
     with contextlib.ExitStack() as stack:
         servers = stack.enter_context(connections(world, plan.cluster, replicas))
@@ -100,6 +103,7 @@ def arm(
             endpoint=endpoint,
             pool=pool,
             preferred=preferred.id if preferred else None,
+            own=own,
         )
 
 
@@ -155,6 +159,16 @@ def undrain(world: World, armed: Armed) -> None:
     armed.drained = False
 
 
+def open_again(world: World, plan: Plan, victim: Instance) -> None:
+    """Open a master that a process which has died drained; nobody else can have been opened before its death."""
+    if plan.policy.mode is not KillMode.DRAIN or plan.role is not Role.MASTER:
+        return
+    with contextlib.closing(world.connect(plan.cluster, victim)) as server:
+        facts = server.facts()
+        if facts.openness is not Openness.OPEN and not facts.channels:
+            server.open_for_writes()
+
+
 def check_still_master(armed: Armed) -> None:
     """The last look before the kill, on warm connections: nobody else was made the master since the guards (E13).
 
@@ -192,10 +206,12 @@ def cut_over(world: World, armed: Armed, timeline: Timeline) -> Succession:
     _apply(armed, election, {c.instance: c for c in candidates})
     laps.done(StepName.APPLY, f"{heir.id.short} applied everything received")
     applied_ns = laps.at
+    still_ours(armed)
     siblings = [c.instance for c in candidates if c.instance != election.heir]
     repoints = {i: armed.pool.submit(_repoint, world, armed, i, heir) for i in siblings}
     armed.servers[heir.id].promote(arm_semi_sync=armed.lossless and bool(siblings))
     laps.done(StepName.PROMOTE, f"{heir.id.short} is open for writes")
+    still_ours(armed)
     armed.endpoint.route(heir.address, armed.victim.address)
     laps.done(StepName.REROUTE, f"{armed.endpoint.listen} leads to {heir.address}")
     faults += [fault for fault in (wait.result() for wait in repoints.values()) if fault]
@@ -205,6 +221,19 @@ def cut_over(world: World, armed: Armed, timeline: Timeline) -> Succession:
     if target != heir.address:
         faults.append(f"the endpoint leads to {target}, not to the heir {heir.address}")
     return Succession(heir=heir, moments=Moments(*laps.moments), proof=proof, faults=tuple(faults))
+
+
+def still_ours(armed: Armed) -> None:
+    """OwnershipLostError if another worker goes on with the run: this one woke up too late.
+
+    A store that does not answer at once is not waited for while clients are: nobody can take a run over without it,
+    and the worker's own lease ends it if the store has gone for good.
+    """
+    answer = armed.pool.submit(armed.own)
+    try:
+        answer.result(timeout=_OWNED_WITHIN_S)
+    except (TimeoutError, TryAgainError):
+        return
 
 
 class _Laps:

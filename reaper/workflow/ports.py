@@ -5,7 +5,6 @@ returns the same result. Every method may raise a `ReaperError`; foreign excepti
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -249,12 +248,15 @@ class Interrupt(Protocol):
     def cross(self) -> None:
         """The point of no return: check a last time; from now on a wish to stop is only answered."""
 
+    def crossed(self) -> None:
+        """The kill lies behind already, in a process that has died: a wish to stop is only answered. Never raises."""
+
 
 class Journal(Protocol):
-    """Where a run is recorded and announced. The record precedes the effect."""
+    """Where a run is recorded and announced. The record precedes the effect. What is said twice does no harm."""
 
     def begin(self, plan: Plan) -> None:
-        """A run is born."""
+        """A run is born; nothing if it was born already."""
 
     def guards(self, run: str, verdicts: tuple[GuardVerdict, ...]) -> None:
         """What the guards said."""
@@ -275,7 +277,7 @@ class World:
     endpoint: Callable[[str], Endpoint]  # cluster
     start_probe: Callable[[Plan, str], Probe]  # the plan, the probe's table
     past_ledger: Callable[[Plan], Ledger | None]  # what the probe of an interrupted run recorded; None: nothing
-    lock: Callable[[str], AbstractContextManager[None]]  # one run per cluster (I7); RefusedError: taken
+    paused: Callable[[], str | None]  # why the lever is pulled, in words; None: it is not
     clock: Clock
     interrupt: Interrupt
     journal: Journal

@@ -1,17 +1,24 @@
-"""Build a replacement: snapshot, launch, join, warm, verify. Every effect pushes its undo first."""
+"""Build a replacement: snapshot, launch, join, warm, verify. Every effect pushes its undo first.
+
+Each is a recorded step that may be begun twice: a copy, an instance and a replica that joined are found again.
+"""
 
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from types import NoneType
 
-from reaper.domain.errors import ReaperError, TryAgainError
-from reaper.domain.facts import Instance, InstanceId, Openness, ThreadState
+from reaper.domain.errors import OwnershipLostError, ReaperError, TryAgainError
+from reaper.domain.facts import Flavour, Instance, InstanceId, Openness, ThreadState
+from reaper.domain.gtid import GtidSet, MariadbGtidSet, MysqlGtidSet
 from reaper.domain.plan import Plan, StepName
-from reaper.workflow.ports import Server, SnapshotMethod, World
+from reaper.workflow.ports import Server, Snapshot, SnapshotMethod, World
 from reaper.workflow.run import Timeline
+from reaper.workflow.steps import Steps
 
 _LOOK_EVERY = timedelta(milliseconds=50)
+_UNDO_AGAIN_AFTER = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,10 @@ class Names:
 class Undo:
     """What has to be undone if the run fails before the kill, newest first. Each entry may run twice."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: World, plan: Plan, steps: Steps) -> None:
+        self._world = world
+        self._within = plan.policy.undo_within
+        self._steps = steps
         self._entries: list[tuple[str, Callable[[], None]]] = []
 
     def push(self, what: str, action: Callable[[], None]) -> None:
@@ -56,61 +66,130 @@ class Undo:
         failed = []
         while self._entries:
             what, action = self._entries.pop()
+            failed.append(self._steps.run(f"undo: {what}", str, lambda w=what, a=action: self._persist(w, a)))  # type: ignore[misc]
+        return tuple(words for words in failed if words)
+
+    def _persist(self, what: str, action: Callable[[], None]) -> str:
+        """Try until the time for one undo is over; "" or why it could not be done."""
+        began = self._world.clock.monotonic_ns()
+        while True:
             try:
                 action()
+            except OwnershipLostError:
+                raise
             except ReaperError as error:
-                failed.append(f"could not {what}: {error}")
-        return tuple(failed)
+                if _elapsed(self._world, began) > self._within:
+                    return f"could not {what}: {error}"
+                self._world.clock.sleep(_UNDO_AGAIN_AFTER)
+            else:
+                return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copied:
+    """What the copied server was before it was copied."""
+
+    flavour: Flavour
+    executed: str
+    tables: frozenset[str]
+
+    @property
+    def history(self) -> GtidSet:
+        """What it had executed."""
+        kind = MariadbGtidSet if self.flavour is Flavour.MARIADB else MysqlGtidSet
+        return kind.parse(self.executed)
 
 
 def build_replacement(
-    world: World, plan: Plan, copied: InstanceId | None, master: Instance, timeline: Timeline, undo: Undo
+    world: World, plan: Plan, copied: InstanceId | None, master: Instance, timeline: Timeline, undo: Undo, steps: Steps
 ) -> Instance:
     """A replacement that replicates from `master`, warm and verified. Raises before it is in doubt."""
-    check, fleet, names = _within_the_time_to_build(world, plan), world.fleet, Names(plan.run)
-    members = {m.id: m for m in fleet.members(plan.cluster)}
-    if copied is None or copied not in members:
-        raise TryAgainError(f"{plan.cluster} has no healthy replica to copy: repair one, then plan again")
-    source = members[copied]
-    with contextlib.closing(world.connect(plan.cluster, source)) as server:
-        history, wanted = server.executed(), server.tables()
-        server.dump_pages()
+    return _Build(world, plan, master, timeline, steps).build(copied, undo)
 
-    check()
-    undo.push("forget the snapshot", lambda: fleet.forget(names.snapshot))
-    undo.push(f"resume replication on {source.id.short}", lambda: _resume(world, plan, source))
-    with timeline.step(StepName.SNAPSHOT, f"of {source.id.short}") as outcome:
-        snapshot = fleet.snapshot(source, names.snapshot, check)
-        if snapshot.method is SnapshotMethod.COLD:
-            _resume(world, plan, source)
-        outcome.detail = f"{snapshot.size_bytes / 2**20:.0f} MiB of {source.id.short}, {snapshot.method}" + (
-            f" ({snapshot.note})" if snapshot.note else ""
-        )
 
-    check()
-    undo.push("retire the replacement", lambda: _retire_by_token(world, plan, names.heir))
-    with timeline.step(StepName.LAUNCH, "a replacement on the snapshot") as outcome:
-        heir = fleet.launch(plan.cluster, snapshot, names.heir, check)
-        outcome.detail = f"{heir.id.short} at {heir.address}, server id {heir.server_id}, read-only"
+class _Build:
+    def __init__(self, world: World, plan: Plan, master: Instance, timeline: Timeline, steps: Steps) -> None:
+        self._world = world
+        self._plan = plan
+        self._master = master
+        self._timeline = timeline
+        self._steps = steps
+        self._names = Names(plan.run)
+        self._check = _within_the_time_to_build(world, plan)
 
-    check()
-    with contextlib.closing(world.connect(plan.cluster, heir)) as server:
-        with timeline.step(StepName.JOIN, f"{heir.id.short} follows {master.id.short}") as outcome:
-            server.join(master.address, position=snapshot.position, history=history)
-            took = _catch_up(world, plan, master, server)
-            outcome.detail = f"{heir.id.short} follows {master.id.short}, caught up after {took.total_seconds():.2f} s"
-        check()
-        with timeline.step(StepName.WARM, f"{heir.id.short} loads its page list"):
-            _until(
-                world,
-                server.pages_loaded,
-                plan.policy.join_within,
-                f"{heir.id.short} did not load its page list",
+    def build(self, copied: InstanceId | None, undo: Undo) -> Instance:
+        world, plan, steps, names = self._world, self._plan, self._steps, self._names
+        source = steps.run("find the source", Instance, lambda: self._source(copied))
+        before = steps.run("look at the source", Copied, lambda: self._look(source))
+        undo.push("forget the snapshot", lambda: world.fleet.forget(names.snapshot))
+        undo.push(f"resume replication on {source.id.short}", lambda: _resume(world, plan, source))
+        snapshot = steps.run("snapshot", Snapshot, lambda: self._snapshot(source))
+        undo.push("retire the replacement", lambda: retire_by_token(world, plan, names.heir))
+        heir = steps.run("launch", Instance, lambda: self._launch(snapshot))
+        steps.run("join", NoneType, lambda: self._join(heir, snapshot, before.history))
+        steps.run("warm", NoneType, lambda: self._warm(heir))
+        steps.run("verify", NoneType, lambda: self._verify(heir, before.tables))
+        return heir
+
+    def _source(self, copied: InstanceId | None) -> Instance:
+        members = {m.id: m for m in self._world.fleet.members(self._plan.cluster)}
+        if copied is None or copied not in members:
+            raise TryAgainError(f"{self._plan.cluster} has no healthy replica to copy: repair one, then plan again")
+        return members[copied]
+
+    def _look(self, source: Instance) -> Copied:
+        with contextlib.closing(self._world.connect(self._plan.cluster, source)) as server:
+            facts = server.facts()
+            server.dump_pages()
+            return Copied(flavour=facts.flavour, executed=str(facts.executed), tables=server.tables())
+
+    def _snapshot(self, source: Instance) -> Snapshot:
+        self._check()
+        with self._timeline.step(StepName.SNAPSHOT, f"of {source.id.short}") as outcome:
+            snapshot = self._world.fleet.snapshot(source, self._names.snapshot, self._check)
+            if snapshot.method is SnapshotMethod.COLD:
+                _resume(self._world, self._plan, source)
+            outcome.detail = f"{snapshot.size_bytes / 2**20:.0f} MiB of {source.id.short}, {snapshot.method}" + (
+                f" ({snapshot.note})" if snapshot.note else ""
             )
-        check()
-        with timeline.step(StepName.VERIFY, heir.id.short) as outcome:
-            outcome.detail = _verify(world, plan, heir, master, server, wanted)
-    return heir
+        return snapshot
+
+    def _launch(self, snapshot: Snapshot) -> Instance:
+        self._check()
+        with self._timeline.step(StepName.LAUNCH, "a replacement on the snapshot") as outcome:
+            heir = self._world.fleet.launch(self._plan.cluster, snapshot, self._names.heir, self._check)
+            outcome.detail = f"{heir.id.short} at {heir.address}, server id {heir.server_id}, read-only"
+        return heir
+
+    def _join(self, heir: Instance, snapshot: Snapshot, history: GtidSet) -> None:
+        world, master, name = self._world, self._master, heir.id.short
+        self._check()
+        with (
+            self._timeline.step(StepName.JOIN, f"{name} follows {master.id.short}") as outcome,
+            contextlib.closing(world.connect(self._plan.cluster, heir)) as server,
+        ):
+            # A copy boots with replication stopped: one whose receiver runs was joined by a process that has died.
+            if all(c.receiver is ThreadState.STOPPED for c in server.facts().channels):
+                server.join(master.address, position=snapshot.position, history=history)
+            took = _catch_up(world, self._plan, master, server)
+            outcome.detail = f"{name} follows {master.id.short}, caught up after {took.total_seconds():.2f} s"
+
+    def _warm(self, heir: Instance) -> None:
+        self._check()
+        with (
+            self._timeline.step(StepName.WARM, f"{heir.id.short} loads its page list"),
+            contextlib.closing(self._world.connect(self._plan.cluster, heir)) as server,
+        ):
+            fault = f"{heir.id.short} did not load its page list"
+            _until(self._world, server.pages_loaded, self._plan.policy.join_within, fault)
+
+    def _verify(self, heir: Instance, wanted: frozenset[str]) -> None:
+        self._check()
+        with (
+            self._timeline.step(StepName.VERIFY, heir.id.short) as outcome,
+            contextlib.closing(self._world.connect(self._plan.cluster, heir)) as server,
+        ):
+            outcome.detail = _verify(self._world, self._plan, heir, self._master, server, wanted)
 
 
 def _within_the_time_to_build(world: World, plan: Plan) -> Callable[[], None]:
@@ -135,7 +214,8 @@ def _resume(world: World, plan: Plan, source: Instance) -> None:
         server.resume_replication()
 
 
-def _retire_by_token(world: World, plan: Plan, token: str) -> None:
+def retire_by_token(world: World, plan: Plan, token: str) -> None:
+    """Delete what was launched under a token."""
     for member in world.fleet.members(plan.cluster):
         if member.made_by == token:
             world.fleet.retire(member)

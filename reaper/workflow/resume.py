@@ -1,41 +1,34 @@
-"""Finish a run whose process died, by what is the case: nothing that it remembered is needed.
+"""Finish a run without its record, by what is the case: one that is stuck, or that another version began.
 
 If the victim lives nothing has been killed, and everything that the run made is removed by its derived
 name. If it is dead the only way is forward: fence, elect, promote, reroute, whatever of it is left to do.
 """
 
 import contextlib
-from dataclasses import replace
-from datetime import timedelta
-from itertools import pairwise
 
 from reaper.domain.errors import CallAPersonError, ReaperError, TryAgainError
-from reaper.domain.facts import Instance, InstanceState, Openness
-from reaper.domain.ledger import Fate, Ledger
-from reaper.domain.plan import Plan, Replacement, Role, StepName
-from reaper.domain.policy import FailoverBy, KillMode
-from reaper.domain.verdict import ClientCost, RunState, RunVerdict
-from reaper.planner.shape import MasterWithReplicas, classify, living
-from reaper.workflow.aftermath import Aftermath, Outcome
-from reaper.workflow.cutover import arm, cut_over
-from reaper.workflow.evidence import ledger_faults, worst
-from reaper.workflow.observe import connections, observe
+from reaper.domain.facts import Instance, InstanceState
+from reaper.domain.plan import Plan, Replacement
+from reaper.domain.verdict import RunState, RunVerdict
+from reaper.workflow.aftermath import GONE, Aftermath
+from reaper.workflow.cutover import open_again
+from reaper.workflow.forward import Forward
 from reaper.workflow.ports import World
-from reaper.workflow.prepare import Names
+from reaper.workflow.prepare import Names, retire_by_token
 from reaper.workflow.run import Timeline
-
-_GONE = (InstanceState.DEAD, InstanceState.QUARANTINED)
+from reaper.workflow.steps import Unrecorded
 
 
 class Resumption:
-    """Finishes one interrupted run. May be tried again as often as it takes."""
+    """Finishes one run. May be tried again as often as it takes."""
 
     def __init__(self, world: World, plan: Plan) -> None:
         self._world = world
         self._plan = plan
         self._names = Names(plan.run)
         self._timeline = Timeline(world, plan)
-        self._after = Aftermath(world, plan, self._timeline)
+        self._steps = Unrecorded()
+        self._after = Aftermath(world, plan, self._timeline, self._steps)
 
     def execute(self) -> RunVerdict:
         """The verdict of a run that was past its kill. TryAgainError: it was not, and everything is undone.
@@ -43,21 +36,20 @@ class Resumption:
         CallAPersonError: it cannot be finished, neither way.
         """
         world, plan = self._world, self._plan
-        with world.lock(plan.cluster):
-            victim = next((m for m in world.fleet.members(plan.cluster) if m.id == plan.victim), None)
-            if victim and victim.state not in (*_GONE, InstanceState.FROZEN):
-                self._undo(victim)
-                message = "its process died before the kill: everything that it made is undone, run it again"
-                world.journal.end(plan.run, RunState.UNDONE, None, message)
-                raise TryAgainError(f"{plan.run}: {message}")
-            try:
-                world.interrupt.cross()
-                self._timeline.forgive()
-                verdict = self._go_on(victim)
-            except ReaperError as error:
-                world.journal.end(plan.run, RunState.STUCK, None, str(error))
-                raise
-            return self._after.end(verdict)
+        victim = next((m for m in world.fleet.members(plan.cluster) if m.id == plan.victim), None)
+        if victim and victim.state not in (*GONE, InstanceState.FROZEN):
+            self._undo(victim)
+            message = "it had not come to the kill: everything that it made is undone, run it again"
+            world.journal.end(plan.run, RunState.UNDONE, None, message)
+            raise TryAgainError(f"{plan.run}: {message}")
+        try:
+            world.interrupt.crossed()
+            self._timeline.forgive()
+            verdict = self._go_on(victim)
+        except ReaperError as error:
+            world.journal.end(plan.run, RunState.STUCK, None, str(error))
+            raise
+        return self._after.end(verdict)
 
     # ---- before the kill
 
@@ -65,26 +57,15 @@ class Resumption:
         world, plan, after = self._world, self._plan, self._after
         if victim.state is not InstanceState.RUNNING:
             raise CallAPersonError(f"{victim.id} is {victim.state}: whether it was killed cannot be told; look at it")
-        after.attempt("open the drained master", lambda: self._open_again(victim))
+        after.attempt("open the drained master", lambda: open_again(world, plan, victim))
         after.attempt("let the copied replica go on", self._resume_source)
         self._remove_replacement()
         after.attempt("forget the snapshot", lambda: world.fleet.forget(self._names.snapshot))
-        after.master = self._present_master()
-        self._forget_rows()
+        after.forget_rows()
         if after.faults:
             message = "; ".join(after.faults)
             world.journal.end(plan.run, RunState.STUCK, None, message)
             raise CallAPersonError(f"{plan.run} died before the kill and could not be undone: {message}")
-
-    def _open_again(self, victim: Instance) -> None:
-        """A drained master was closed by a process that is gone; nobody else can have been opened before its death."""
-        plan = self._plan
-        if plan.policy.mode is not KillMode.DRAIN or plan.role is not Role.MASTER:
-            return
-        with contextlib.closing(self._world.connect(plan.cluster, victim)) as server:
-            facts = server.facts()
-            if facts.openness is not Openness.OPEN and not facts.channels:
-                server.open_for_writes()
 
     def _resume_source(self) -> None:
         """A cold copy that was cut down half-way left its source stopped, or not replicating."""
@@ -98,20 +79,7 @@ class Resumption:
 
     def _remove_replacement(self) -> None:
         world, plan = self._world, self._plan
-        for member in world.fleet.members(plan.cluster):
-            if member.made_by == self._names.heir:
-                self._after.attempt(f"retire {member.id.short}", lambda m=member: world.fleet.retire(m))  # type: ignore[misc]
-
-    def _present_master(self) -> Instance | None:
-        view = observe(self._world, self._plan.cluster)
-        shape = classify(replace(view, members=tuple(m for m in view.members if m.instance.state not in _GONE)))
-        return shape.master.instance if isinstance(shape, MasterWithReplicas) else None
-
-    def _forget_rows(self) -> None:
-        after, names = self._after, self._names
-        for table in (names.probe_table, names.second_probe_table):
-            after.attempt("drop the probe's table", lambda t=table: after.on_master(lambda s: s.drop_probe_table(t)))  # type: ignore[misc]
-        after.attempt("clear the marker row", lambda: after.on_master(lambda s: s.clear_marker(self._plan.run)))
+        self._after.attempt("retire the replacement", lambda: retire_by_token(world, plan, self._names.heir))
 
     # ---- after the kill
 
@@ -120,138 +88,5 @@ class Resumption:
         if plan.replacement is Replacement.AFTER:
             self._remove_replacement()  # half-built, perhaps: it is built again from the beginning
             self._world.fleet.forget(self._names.snapshot)
-        if victim is not None and plan.role is Role.MASTER and plan.policy.failover is FailoverBy.REAPER:
-            after.master = self._fail_over(victim)
-        else:
-            if victim is not None:
-                self._prove_dead(victim)
-            after.master = self._present_master()
-        heir = after.master if plan.role is Role.MASTER else None
-        if after.master is None:
-            after.faults.append(f"{plan.cluster} has no master: promote a replica by hand")
-        outcome = self._measure(heir)
-        verdict = after.retire(outcome, plan.size)
-        self._forget_rows()
-        return replace(verdict, faults=tuple(after.faults))
-
-    def _prove_dead(self, victim: Instance) -> str:
-        within = self._plan.policy.fence_within
-        if victim.state is InstanceState.FROZEN:
-            with contextlib.closing(self._world.fleet.aim(victim)) as trigger:
-                trigger.crash()
-                proof = trigger.fence(within)
-        else:
-            proof = self._world.fleet.proof_of_death(victim)
-        if proof is None:
-            raise CallAPersonError(f"no proof that {victim.id.short} is dead: nobody is promoted. End it by hand.")
-        return proof
-
-    def _fail_over(self, victim: Instance) -> Instance:
-        """Whoever was opened already is the heir and is finished; otherwise the cutover is made from the fence on."""
-        world, plan = self._world, self._plan
-        proof = self._prove_dead(victim)
-        alive = [m for m in living(observe(world, plan.cluster)) if m.instance.id != victim.id]
-        opened = [m.instance for m in alive if m.facts and m.facts.openness is Openness.OPEN]
-        if len(opened) > 1:
-            raise CallAPersonError(f"{', '.join(i.id.short for i in opened)} accept writes at the same time")
-        members = [m.instance for m in alive]
-        lossless = any(m.facts and m.facts.semi_sync.replica_enabled for m in alive)
-        if opened:
-            self._finish(victim, opened[0], members, lossless=lossless)
-            return opened[0]
-        preferred = next((m for m in members if m.made_by == self._names.heir), None)
-        with arm(world, plan, victim, members, preferred, lossless=lossless, trigger=_Spent(proof)) as armed:
-            succession = cut_over(world, armed, self._timeline)
-        self._after.faults += succession.faults
-        with contextlib.closing(world.connect(plan.cluster, succession.heir)) as server:
-            server.forget_source()
-        return succession.heir
-
-    def _finish(self, victim: Instance, heir: Instance, members: list[Instance], *, lossless: bool) -> None:
-        """The heir is open: whatever came after that may have been done or not, and is done again."""
-        world, plan, after = self._world, self._plan, self._after
-        siblings = [m for m in members if m.id != heir.id]
-        with self._timeline.step(StepName.PROMOTE, f"{heir.id.short} was opened before the process died"):
-            with connections(world, plan.cluster, members) as servers:
-                for sibling in siblings:
-                    channels = servers[sibling.id].facts().channels
-                    if not (channels and channels[0].source == heir.address):
-                        after.attempt(
-                            f"make {sibling.id.short} follow {heir.id.short}",
-                            lambda s=servers[sibling.id]: s.follow(heir.address),  # type: ignore[misc]
-                        )
-                servers[heir.id].promote(arm_semi_sync=lossless and bool(siblings))
-                servers[heir.id].forget_source()
-            with contextlib.closing(world.endpoint(plan.cluster)) as endpoint:
-                endpoint.route(heir.address, victim.address)
-
-    def _measure(self, heir: Instance | None) -> Outcome:
-        """The outage ends with the first write that is acknowledged now; it began in the dead process's ledger."""
-        world, plan, after = self._world, self._plan, self._after
-        notes = ("finished after the process that began it had died",)
-        past = after.attempt("read the ledger of the process that died", lambda: world.past_ledger(plan))
-        first_ns = None
-        if after.master is not None:
-            first_ns = after.attempt("write through the endpoint again", self._first_write)
-        if past is None:
-            after.faults += ledger_faults(None, None, plan.policy)
-            return Outcome(heir=heir, notes=notes, leaderless=after.master is None)
-        costs = _costs(past, first_ns)
-        verdict = after.settle(past)
-        after.faults += ledger_faults(verdict, worst(costs), plan.policy)
-        return Outcome(heir=heir, costs=costs, ledger=verdict, notes=notes, leaderless=after.master is None)
-
-    def _first_write(self) -> int:
-        """When a new probe's writes are acknowledged, on the monotonic clock."""
-        table = self._names.second_probe_table
-        self._after.on_master(lambda s: s.drop_probe_table(table))
-        self._after.on_master(lambda s: s.create_probe_table(table))
-        with contextlib.closing(self._world.start_probe(self._plan, table)) as probe:
-            ledger = probe.stop()
-        return min(w.done_ns for w in ledger.writes if w.fate is Fate.ACKNOWLEDGED)
-
-
-class _Spent:
-    """The trigger on a victim that is dead already."""
-
-    def __init__(self, proof: str) -> None:
-        self._proof = proof
-
-    def crash(self) -> None:
-        """Nothing is left to do."""
-
-    def terminate(self) -> None:
-        """Nothing is left to do."""
-
-    def freeze(self) -> None:
-        """Nothing is left to do."""
-
-    def thaw(self) -> None:
-        """Nothing is left to do."""
-
-    def fence(self, within: timedelta) -> str | None:  # noqa: ARG002 - it is proved already
-        """The proof that was found."""
-        return self._proof
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-def _costs(past: Ledger, first_ns: int | None) -> tuple[ClientCost, ...]:
-    """Each client's longest time without an acknowledgement, up to the first one now.
-
-    Pessimistic: the time in which nobody measured, because reaper was dead, counts as outage.
-    """
-    acknowledged: dict[int, list[int]] = {}
-    for write in past.writes:
-        if write.fate is Fate.ACKNOWLEDGED:
-            acknowledged.setdefault(write.client, []).append(write.done_ns)
-    costs = []
-    for client, moments in sorted(acknowledged.items()):
-        outage = None
-        if first_ns is not None:
-            moments = sorted([*moments, first_ns])
-            longest = max(b - a for a, b in pairwise(moments))
-            outage = timedelta(microseconds=longest / 1000)
-        costs.append(ClientCost(client=client, outage=outage))
-    return tuple(costs)
+        outcome = Forward(self._world, plan, self._timeline, after, self._steps.own).go_on(victim)
+        return after.retire(outcome, plan.size)

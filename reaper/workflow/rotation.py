@@ -5,24 +5,47 @@ forward: what goes wrong is collected as a fault, and a run that cannot finish c
 """
 
 import contextlib
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from types import NoneType
 
-from reaper.domain.errors import CallAPersonError, RefusedError
-from reaper.domain.facts import ClusterView, Instance
+from reaper.domain.errors import (
+    AbortedError,
+    CallAPersonError,
+    OwnershipLostError,
+    ReaperError,
+    RefusedError,
+    ServerError,
+)
+from reaper.domain.facts import Instance, InstanceState
 from reaper.domain.plan import Plan, Replacement, Role, StepName
 from reaper.domain.policy import FailoverBy, KillMode, Loss
 from reaper.domain.verdict import GuardVerdict, RunState, RunVerdict
 from reaper.planner.guards import Case, Moment, judge, refusals
-from reaper.planner.shape import MasterWithReplicas, OtherShape, classify, living
-from reaper.workflow.aftermath import KEPT_FOR_A_PERSON, Aftermath, Outcome
-from reaper.workflow.cutover import Armed, Moments, arm, check_still_master, cut_over, drain, kill_only, quiet, undrain
+from reaper.planner.shape import OtherShape, classify, living
+from reaper.workflow.aftermath import GONE, KEPT_FOR_A_PERSON, Aftermath, Outcome, wait_while_paused
+from reaper.workflow.cutover import (
+    Armed,
+    Moments,
+    arm,
+    check_still_master,
+    cut_over,
+    drain,
+    kill_only,
+    open_again,
+    quiet,
+    undrain,
+)
 from reaper.workflow.evidence import client_costs
+from reaper.workflow.forward import Forward
 from reaper.workflow.observe import mark, observe, watch
 from reaper.workflow.ports import Probe, World
 from reaper.workflow.prepare import Names, Undo, build_replacement, instance_of
 from reaper.workflow.run import Timeline
+from reaper.workflow.steps import Op, Steps
 
+_LOOK_EVERY = timedelta(milliseconds=50)
 _PROBE_BEFORE = timedelta(seconds=1)  # writes on record before the kill
 
 
@@ -44,118 +67,277 @@ def examine(world: World, plan: Plan, moment: Moment, heir: Instance | None) -> 
     return case, judge(case)
 
 
-class Rotation:
-    """Runs one plan. Use once."""
+@dataclass(frozen=True, kw_only=True)
+class Passed:
+    """What the first guards let pass."""
 
-    def __init__(self, world: World, plan: Plan) -> None:
+    master: Instance
+    lossless: bool  # the master is a semi-sync source, and so is to be its heir
+    copies: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Struck:
+    """What the kill and the failover left behind. `outcome` None: the failover could not be finished."""
+
+    outcome: Outcome | None
+    master: Instance | None
+    faults: tuple[str, ...]
+    stuck: str  # why it could not be finished; "" otherwise
+
+
+@dataclass(kw_only=True)
+class _Ready:
+    """Everything that the kill needs, in this process: never recorded, made again by the next one."""
+
+    armed: Armed
+    probe: Probe
+
+
+class Rotation:
+    """Runs one plan over recorded steps. A process that dies is followed by one that replays what it recorded."""
+
+    def __init__(self, world: World, plan: Plan, steps: Steps) -> None:
         self._world = world
         self._plan = plan
+        self._steps = steps
         self._timeline = Timeline(world, plan)
-        self._undo = Undo()
+        self._undo = Undo(world, plan, steps)
         self._names = Names(plan.run)
-        self._after = Aftermath(world, plan, self._timeline)
-        self._killed = False
+        self._after = Aftermath(world, plan, self._timeline, steps)
+        self._case: Case | None = None  # as the first guards saw it, if it was in this process
         self._lossless = plan.policy.loss is Loss.FORBIDDEN
+        self._stage = contextlib.ExitStack()
+        self._ready: _Ready | None = None
 
     def execute(self) -> RunVerdict:
-        """Run the plan. RefusedError, TryAgainError, AbortedError: all undone. CallAPersonError: look at it."""
-        world, plan = self._world, self._plan
-        with world.lock(plan.cluster):
-            world.journal.begin(plan)
-            try:
-                verdict = self._run()
-            except Exception as error:
-                self._fail(error)
-                raise
-            return self._after.end(verdict)
+        """Run the plan. RefusedError, TryAgainError, AbortedError: all undone. CallAPersonError: look at it.
 
-    def _fail(self, error: Exception) -> None:
-        """Record a run that did not reach its verdict; undo it if the kill has not happened."""
-        world, plan = self._world, self._plan
-        message = str(error) or type(error).__name__
-        if self._killed:
-            self._after.attempt(f"quarantine {plan.victim.short}", lambda: self._after.put_away(KEPT_FOR_A_PERSON))
-            left = tuple(self._after.faults)
-        else:
-            left = self._undo.run()
-        if self._killed or left:
-            message = "; ".join((message, *left))
-            self._after.attempt("record it", lambda: world.journal.end(plan.run, RunState.STUCK, None, message))
-            if not isinstance(error, CallAPersonError):
-                raise CallAPersonError(message) from error
-            return
-        state = RunState.REFUSED if isinstance(error, RefusedError) else RunState.UNDONE
-        self._after.attempt("record it", lambda: world.journal.end(plan.run, state, None, message))
+        OwnershipLostError: another worker goes on with it, and nothing more is done here.
+        """
+        world, plan, steps = self._world, self._plan, self._steps
+        steps.run("begin", NoneType, lambda: world.journal.begin(plan))
+        try:
+            with self._stage:
+                passed, struck = self._up_to_the_outcome()
+        except OwnershipLostError:
+            raise
+        except ReaperError as error:
+            self._give_up(error)
+            raise
+        self._after.master = struck.master
+        self._after.faults += struck.faults
+        if struck.outcome is None:
+            raise self._stuck(struck.stuck)
+        return self._after.end(self._after.retire(struck.outcome, passed.copies))
 
-    def _run(self) -> RunVerdict:
-        world, plan = self._world, self._plan
-        view = self._pass_guards(Moment.PLAN, None)
-        before = len(living(view))
+    def _up_to_the_outcome(self) -> tuple[Passed, Struck]:
+        plan, steps, after = self._plan, self._steps, self._after
+        passed = steps.run("guards", Passed, self._pass_first_guards)
+        after.master, self._lossless = passed.master, passed.lossless
+        self._undo.push("clear the marker row", lambda: after.on_master(lambda s: s.clear_marker(plan.run)))
+        steps.run("marker", NoneType, self._pass_marked_guards)
         heir = None
         if plan.replacement is Replacement.BEFORE:
-            heir = build_replacement(world, plan, plan.snapshot_from, self._master, self._timeline, self._undo)
-        outcome = self._kill(heir)
-        return self._after.retire(outcome, before)
+            heir = build_replacement(
+                self._world, plan, plan.snapshot_from, passed.master, self._timeline, self._undo, steps
+            )
+        self._ask_a_person(heir)
+        table = self._names.probe_table
+        self._undo.push("drop the probe's table", lambda: after.on_master(lambda s: s.drop_probe_table(table)))
+        self._undo.push("open the drained master", self._open_victim_again)
+        steps.run("get ready", NoneType, lambda: self._get_ready(heir))
+        try:
+            return passed, steps.run("cutover", Struck, lambda: self._cut_over(heir))
+        except OwnershipLostError:
+            raise
+        except BaseException:
+            if self._ready is not None:
+                undrain(self._world, self._ready.armed)
+            raise
 
-    def _pass_guards(self, moment: Moment, heir: Instance | None) -> ClusterView:
-        world, plan = self._world, self._plan
-        case, verdicts = examine(world, plan, moment, heir)
+    def _give_up(self, error: ReaperError) -> None:
+        """The kill has not happened: undo everything and say how it ended."""
+        left = self._undo.run()
+        message = "; ".join((str(error), *left))
+        state = RunState.REFUSED if isinstance(error, RefusedError) else RunState.UNDONE
+        self._end(RunState.STUCK if left else state, message)
+        if left and not isinstance(error, CallAPersonError):
+            raise CallAPersonError(message) from error
+
+    def _stuck(self, why: str) -> CallAPersonError:
+        """The victim is dead and nobody could be put in its place: keep everything for a person."""
+        after, name = self._after, self._plan.victim.short
+        after.step(f"quarantine {name}", lambda: after.put_away(KEPT_FOR_A_PERSON))
+        message = "; ".join((why, *after.faults))
+        self._end(RunState.STUCK, message)
+        return CallAPersonError(message)
+
+    def _end(self, state: RunState, message: str) -> None:
+        run, journal = self._plan.run, self._world.journal
+        self._after.step("record the end", lambda: journal.end(run, state, None, message))
+
+    # ---- guards
+
+    def _pass_first_guards(self) -> Passed:
+        """Reads only: nothing is written before every guard has let it pass."""
+        case, verdicts = examine(self._world, self._plan, Moment.PLAN, None)
+        self._must_go(verdicts)
+        self._case = case
         shape = classify(case.view)
-        if isinstance(shape, MasterWithReplicas):
-            self._after.master = shape.master.instance
-            # Whoever accepts a loss once has not asked for a cluster that can lose writes from then on.
-            self._lossless = bool(shape.master.facts and shape.master.facts.semi_sync.source_enabled)
-        if not refusals(verdicts):
-            # Nothing is written before every guard has let it pass.
-            if moment is Moment.PLAN:
-                self._undo.push(
-                    "clear the marker row", lambda: self._after.on_master(lambda s: s.clear_marker(plan.run))
-                )
-            marker = mark(world, case.view, plan.policy, plan.run)
-            verdicts = judge(replace(case, soak=replace(case.soak, marker=marker)))
+        if isinstance(shape, OtherShape):
+            raise RefusedError(f"shape: {shape.name}: {shape.why}")
+        master = shape.master
+        # Whoever accepts a loss once has not asked for a cluster that can lose writes from then on.
+        lossless = bool(master.facts and master.facts.semi_sync.source_enabled)
+        return Passed(master=master.instance, lossless=lossless, copies=len(living(case.view)))
+
+    def _pass_marked_guards(self) -> None:
+        if self._case is None:
+            self._pass_guards(Moment.PLAN, None)
+        else:
+            self._judge_marked(self._case)
+
+    def _pass_guards(self, moment: Moment, heir: Instance | None) -> None:
+        case, verdicts = examine(self._world, self._plan, moment, heir)
+        self._must_go(verdicts)
+        self._judge_marked(case)
+
+    def _judge_marked(self, case: Case) -> None:
+        world, plan = self._world, self._plan
+        marker = mark(world, case.view, plan.policy, plan.run)
+        verdicts = judge(replace(case, soak=replace(case.soak, marker=marker)))
+        self._must_go(verdicts)
         world.journal.guards(plan.run, verdicts)
+        world.interrupt.check()
+
+    def _must_go(self, verdicts: tuple[GuardVerdict, ...]) -> None:
         refused = refusals(verdicts)
         if refused:
+            self._world.journal.guards(self._plan.run, verdicts)
             raise RefusedError("; ".join(f"{v.guard}: {v.reason}" for v in refused))
-        world.interrupt.check()
-        return case.view
 
-    @property
-    def _master(self) -> Instance:
-        """Who takes writes now, as far as this run knows."""
-        if self._after.master is None:
-            raise CallAPersonError(f"{self._plan.cluster} has no master that this run knows of")
-        return self._after.master
+    # ---- a person's yes
+
+    def _ask_a_person(self, heir: Instance | None) -> None:
+        """Wait for a yes, if the policy asks for one. AbortedError: a person said no, or nobody said anything."""
+        plan, steps, within = self._plan, self._steps, self._plan.policy.approval_within
+        if within is None:
+            return
+        built = f", {heir.id.short} is ready to inherit" if heir else ""
+        what = f"{plan.policy.mode} kill of {plan.victim}, the {plan.role} of {plan.cluster}{built}"
+        steps.waits_for(f"a person's yes to the {what}: `reaper approve {plan.run}`")
+        while (message := steps.receive(within)) is not None and message.op is Op.WAKE:
+            continue
+        steps.waits_for("")
+        if message is None:
+            raise AbortedError(f"nobody approved the {what} within {within}: everything is undone")
+        if message.op is Op.ABORT:
+            raise AbortedError(
+                f"aborted by {message.who} at {message.when}{f': {message.text}' if message.text else ''}"
+            )
+        said = f"approved by {message.who} at {message.when}"
+        steps.run("note the approval", NoneType, lambda: self._timeline.note(StepName.KILL, said))
 
     # ---- the kill, under the probe
 
-    def _kill(self, heir: Instance | None) -> Outcome:
-        world, plan = self._world, self._plan
+    def _open_victim_again(self) -> None:
+        members = self._world.fleet.members(self._plan.cluster)
+        victim = next((m for m in members if m.id == self._plan.victim and m.state is InstanceState.RUNNING), None)
+        if victim is not None:
+            open_again(self._world, self._plan, victim)
+
+    def _get_ready(self, heir: Instance | None) -> None:
+        """Probe, connections, last guards, drain: all that precedes the kill. Held while the lever is pulled."""
+        while True:
+            wait_while_paused(self._world, self._steps)
+            self._open_victim_again()  # a process that has died may have drained it
+            try:
+                self._ready = self._arm(heir)
+            except BaseException:
+                self._stage.close()
+                raise
+            if self._world.paused() is None:
+                return
+            undrain(self._world, self._ready.armed)
+            self._ready = None
+            self._stage.close()
+
+    def _arm(self, heir: Instance | None) -> _Ready:
+        world, plan, stage, table = self._world, self._plan, self._stage, self._names.probe_table
         victim = instance_of(world, plan.cluster, plan.victim)
         others = [m.instance for m in living(observe(world, plan.cluster)) if m.instance.id != plan.victim]
-        table = self._names.probe_table
-        self._undo.push("drop the probe's table", lambda: self._after.on_master(lambda s: s.drop_probe_table(table)))
+        # Rows of a probe whose process died before the kill are no evidence, and would be counted as duplicates.
+        self._after.on_master(lambda s: s.drop_probe_table(table))
         self._after.on_master(lambda s: s.create_probe_table(table))
-        with contextlib.closing(world.start_probe(plan, table)) as probe:
-            with self._timeline.step(StepName.PROBE, "clients write through the endpoint"):
-                world.clock.sleep(_PROBE_BEFORE)
-            with arm(world, plan, victim, others, heir, lossless=self._lossless) as armed:
-                self._pass_guards(Moment.KILL, heir)
-                if plan.policy.mode is KillMode.DRAIN:
-                    drain(world, armed, self._timeline)
-                try:
-                    world.interrupt.cross()
-                    if plan.role is Role.MASTER:
-                        check_still_master(armed)
-                except Exception:
-                    undrain(world, armed)
-                    raise
-                self._killed = True
-                self._timeline.forgive()
-                return self._under_the_probe(armed, probe)
+        probe = stage.enter_context(contextlib.closing(world.start_probe(plan, table)))
+        with self._timeline.step(StepName.PROBE, "clients write through the endpoint"):
+            world.clock.sleep(_PROBE_BEFORE)
+        armed = stage.enter_context(
+            arm(world, plan, victim, others, heir, lossless=self._lossless, own=self._steps.own)
+        )
+        self._pass_guards(Moment.KILL, heir)
+        if plan.policy.mode is KillMode.DRAIN:
+            drain(world, armed, self._timeline)
+        return _Ready(armed=armed, probe=probe)
+
+    def _cut_over(self, heir: Instance | None) -> Struck:
+        """Kill and fail over. A ReaperError is raised only while the victim lives."""
+        world, plan = self._world, self._plan
+        if self._ready is None:  # the process that got ready has died: did it kill?
+            gone, victim = self._is_victim_gone()
+            if gone:
+                world.interrupt.crossed()
+                forward = Forward(world, plan, self._timeline, self._after, self._steps.own)
+                return self._beyond_the_kill(lambda: forward.go_on(victim))
+            self._get_ready(heir)
+        ready = self._ready
+        if ready is None:
+            raise CallAPersonError("nothing is ready for the kill")
+        world.interrupt.cross()
+        if plan.role is Role.MASTER:
+            check_still_master(ready.armed)
+        self._steps.own()
+        self._ready = None  # from here on the victim is never opened again
+        return self._beyond_the_kill(lambda: self._under_the_probe(ready.armed, ready.probe))
+
+    def _is_victim_gone(self) -> tuple[bool, Instance | None]:
+        """Whether it is dead or frozen, and its record. One that was told to die takes time: it lives if it answers."""
+        world, plan = self._world, self._plan
+        deadline = world.clock.monotonic_ns() + int(plan.policy.fence_within.total_seconds() * 1e9)
+        while True:
+            victim = next((m for m in world.fleet.members(plan.cluster) if m.id == plan.victim), None)
+            if victim is None or victim.state in (*GONE, InstanceState.FROZEN):
+                return True, victim
+            try:
+                with contextlib.closing(world.connect(plan.cluster, victim)) as server:
+                    server.executed()
+            except ServerError:
+                if world.clock.monotonic_ns() > deadline:
+                    return False, victim
+                world.clock.sleep(_LOOK_EVERY)
+            else:
+                return False, victim
+
+    def _beyond_the_kill(self, finish: Callable[[], Outcome]) -> Struck:
+        """The point of no return is behind us: whatever is wrong is recorded, not raised."""
+        self._timeline.forgive()
+        outcome, stuck = None, ""
+
+        def attempt() -> None:
+            nonlocal outcome, stuck
+            try:
+                outcome = finish()
+            except OwnershipLostError:
+                raise
+            except ReaperError as error:
+                stuck = str(error)
+
+        faults = self._after.collect(attempt)
+        return Struck(outcome=outcome, master=self._after.master, faults=faults, stuck=stuck)
 
     def _under_the_probe(self, armed: Armed, probe: Probe) -> Outcome:
-        """The point of no return is behind us."""
+        """The first thing is the kill."""
         plan = self._plan
         if plan.role is Role.MASTER and plan.policy.failover is FailoverBy.REAPER:
             with quiet(self._timeline):

@@ -17,7 +17,7 @@ class Timeline:
         self._run = plan.run
         self._held: list[Event] | None = None
         self._forgiving = False
-        self.troubles: list[str] = []  # what could not be recorded after the kill
+        self._troubles: list[str] = []  # what could not be recorded after the kill
 
     def forgive(self) -> None:
         """From the kill on a journal that fails must not stop the run: it is a trouble of the run instead."""
@@ -33,13 +33,18 @@ class Timeline:
         for event in held or ():
             self._pass_on(event)
 
+    def drain_troubles(self) -> tuple[str, ...]:
+        """What could not be recorded since the last time, each once."""
+        troubles, self._troubles = self._troubles, []
+        return tuple(f"could not record the timeline: {trouble}" for trouble in dict.fromkeys(troubles))
+
     def _pass_on(self, event: Event) -> None:
         try:
             self._world.journal.event(self._run, event)
         except ReaperError as error:
             if not self._forgiving:
                 raise
-            self.troubles.append(str(error))
+            self._troubles.append(str(error))
 
     def note(self, step: StepName, detail: str) -> None:
         """Something a reader must know."""

@@ -51,3 +51,21 @@ class Steps(Protocol):
 
     def receive(self, within: timedelta) -> Message | None:
         """The next message to this run, or None when the time is over. Recorded like a step."""
+
+
+class Unrecorded:
+    """`Steps` without a record: for what is done once, by what is the case, and never replayed."""
+
+    def run(self, name: str, of: type[T], effect: Callable[[], T]) -> T:  # noqa: ARG002 - nothing is recorded
+        """Do it."""
+        return effect()
+
+    def own(self) -> None:
+        """Nobody else can have it."""
+
+    def waits_for(self, what: str) -> None:
+        """Nobody asks."""
+
+    def receive(self, within: timedelta) -> Message | None:  # noqa: ARG002 - nobody can write to it
+        """There is no mailbox."""
+        return None

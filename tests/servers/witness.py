@@ -16,7 +16,8 @@ import pymysql
 from labs import Lab, alive, until
 
 from reaper.adapters.interrupt import SignalInterrupt
-from reaper.adapters.store.sqlite import SqliteStore, encode
+from reaper.adapters.store.database import Place
+from reaper.adapters.store.journal import RunStore, encode
 from reaper.cli import compose
 from reaper.cli.render import view_as_json
 from reaper.domain.verdict import Event
@@ -274,7 +275,7 @@ def _steady(values: dict[str, str]) -> dict[str, str]:
 
 def events(home: Path, run: str | None = None) -> list[dict[str, Any]]:
     """The stored timeline of a run (the newest by default), also while it goes. [] while there is none."""
-    store = SqliteStore(home)
+    store = RunStore(Place(home))
     try:
         name = run or next((r.run for r in store.runs(most=1)), None)
         return [] if name is None else [_plain(e) for e in store.timeline(name)]

@@ -13,6 +13,7 @@ from reaper.testing.fleet import MemoryFleet
 from reaper.testing.machine import Machine
 from reaper.testing.people import Record
 from reaper.testing.picture import Picture
+from reaper.testing.steps import Diary
 from reaper.testing.world import world
 from reaper.workflow.ports import World
 from reaper.workflow.rotation import Rotation
@@ -33,6 +34,7 @@ class Stage:
     open_at_events: list[int] = field(default_factory=list)
     copies_at_events: list[int] = field(default_factory=list)
     before: Picture = field(init=False)
+    diaries: dict[str, Diary] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.fleet = MemoryFleet()
@@ -55,12 +57,17 @@ class Stage:
         )
 
     def run(self, victim: str = "n1", replacement: Replacement = Replacement.BEFORE, **policy: object) -> RunVerdict:
-        return Rotation(self.world, self.plan(victim, replacement, **policy)).execute()
+        return self.follow(self.plan(victim, replacement, **policy))
+
+    def follow(self, plan: Plan) -> RunVerdict:
+        """A process follows the run of a plan, from what was recorded of it to its end."""
+        diary = self.diaries.setdefault(plan.run, Diary(self.fleet.faults, self.fleet.clock))
+        return Rotation(self.world, plan, diary.follow()).execute()
 
     def again(self, victim: str) -> RunVerdict:
         """A later run."""
-        self.fleet.interrupt.crossed = False
-        return Rotation(self.world, plan_for(self.world, iid(victim), run="run-2")).execute()
+        self.fleet.interrupt.is_crossed = False
+        return self.follow(plan_for(self.world, iid(victim), run="run-2"))
 
     def n(self, name: str) -> Machine:
         return self.fleet.machine(name)

@@ -1,16 +1,21 @@
-"""I8: reaper may die at any instant; `Resumption` ends what it left, by what is the case."""
+"""I8: reaper may die at any instant, and another process ends what it began.
 
+With its record a run goes on as if nothing had happened; without it `Resumption` ends it by what is the case.
+"""
+
+import contextlib
 from dataclasses import dataclass
 
 import pytest
 from rotations import MS, RUN, SECOND, Stage
 
-from reaper.domain.errors import TryAgainError
+from reaper.domain.errors import AbortedError, OwnershipLostError, TryAgainError
 from reaper.domain.plan import Plan, Replacement, Role
 from reaper.domain.policy import KillMode
 from reaper.domain.verdict import RunState, RunVerdict
+from reaper.testing.steps import Diary
 from reaper.workflow.resume import Resumption
-from reaper.workflow.rotation import Rotation
+from reaper.workflow.steps import Message, Op
 
 
 class PowerCutError(BaseException):
@@ -35,7 +40,7 @@ def run_until_cut(stage: Stage, plan: Plan, cut_at: int | None) -> int:
     power = Power(cut_at)
     stage.fleet.faults.power = power
     try:
-        Rotation(stage.world, plan).execute()
+        stage.follow(plan)
     except PowerCutError:
         pass
     finally:
@@ -43,9 +48,14 @@ def run_until_cut(stage: Stage, plan: Plan, cut_at: int | None) -> int:
     return power.asked
 
 
-def resume(stage: Stage, plan: Plan) -> RunVerdict | None:
-    """A new process: no wish of a person is left, and nothing is remembered but the plan."""
-    stage.fleet.interrupt.wished = stage.fleet.interrupt.crossed = False
+def another_process(stage: Stage) -> None:
+    """A second later: no wish of a person is left, and nothing is remembered but what was recorded."""
+    stage.fleet.clock.sleep(SECOND)
+    stage.fleet.interrupt.wished = stage.fleet.interrupt.is_crossed = False
+
+
+def resume_by_reality(stage: Stage, plan: Plan) -> RunVerdict | None:
+    another_process(stage)
     try:
         return Resumption(stage.world, plan).execute()
     except TryAgainError:
@@ -59,14 +69,16 @@ CASES = [
     ("a kill of the master, replaced afterwards", {"mode": KillMode.CRASH}, Replacement.AFTER, "n1", 7),
     ("a kill of a replica, replaced afterwards", {"mode": KillMode.CRASH}, Replacement.AFTER, "n2", 7),
 ]
-
-
-@pytest.mark.parametrize(
+EVERY_CASE = pytest.mark.parametrize(
     ("policy", "replacement", "victim", "stride"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
 )
-def test_I8_the_power_is_cut_on_both_sides_of_every_call(
+
+
+@EVERY_CASE
+def test_I8_a_run_whose_power_is_cut_anywhere_goes_on_and_ends_as_an_uninterrupted_one(
     policy: dict[str, KillMode], replacement: Replacement, victim: str, stride: int
 ) -> None:
+    """Both sides of every call to the world, of every effect and of its record."""
     whole = Stage()
     points = run_until_cut(whole, whole.plan(victim, replacement, outage_budget=60 * SECOND, **policy), None)
     assert points > 50
@@ -74,9 +86,67 @@ def test_I8_the_power_is_cut_on_both_sides_of_every_call(
         stage = Stage()
         plan = stage.plan(victim, replacement, outage_budget=60 * SECOND, **policy)
         run_until_cut(stage, plan, cut_at)
+        another_process(stage)
+        verdict = stage.follow(plan)
+        where = f"cut at {cut_at} of {points}"
+        assert verdict.good, f"{where}: {verdict.faults}"
+        assert stage.record.state is RunState.GOOD, where
+        stage.fleet.clock.sleep(100 * MS)  # what was written last reaches every replica
+        assert stage.names == whole.names, f"{where}: the same topology as an uninterrupted run"
+        assert stage.fleet.most_writable == 1, f"{where}: I2"
+        assert verdict.ledger is not None, where
+        assert not verdict.ledger.lost, f"{where}: I3"
+        if replacement is Replacement.BEFORE:
+            assert stage.fleet.fewest_copies["lab"] >= 3, f"{where}: I1"
+        assert stage.sound(), where
+        assert stage.nothing_left(), f"{where}: I11"
+        assert victim not in [m.id.short for m in stage.fleet.machines("lab") if m.runs], f"{where}: I6"
+
+
+@pytest.mark.parametrize("stride", [9])
+def test_I9_an_undo_whose_power_is_cut_anywhere_is_finished_by_another_process(stride: int) -> None:
+    def refused() -> tuple[Stage, Plan]:
+        stage = Stage()
+        plan = stage.plan()
+        stage.fleet.interrupt.abort_at_check = 15
+        return stage, plan
+
+    stage, plan = refused()
+    points = _points_until_aborted(stage, plan, None)
+    assert stage.record.state is RunState.UNDONE
+    for cut_at in range(1, points + 1, stride):
+        stage, plan = refused()
+        _points_until_aborted(stage, plan, cut_at)
+        stage.fleet.interrupt.is_crossed = False
+        stage.fleet.interrupt.wished = True
+        with pytest.raises(AbortedError):
+            stage.follow(plan)
+        assert stage.record.state is RunState.UNDONE, f"cut at {cut_at} of {points}"
+        assert stage.as_found(), f"cut at {cut_at} of {points}"
+
+
+def _points_until_aborted(stage: Stage, plan: Plan, cut_at: int | None) -> int:
+    power = stage.fleet.faults.power = Power(cut_at)
+    with contextlib.suppress(PowerCutError, AbortedError):
+        stage.follow(plan)
+    stage.fleet.faults.power = None
+    return power.asked
+
+
+@EVERY_CASE
+def test_I8_without_its_record_a_run_is_undone_before_the_kill_and_finished_after_it(
+    policy: dict[str, KillMode], replacement: Replacement, victim: str, stride: int
+) -> None:
+    """By what is the case, as a run that another version began."""
+    whole = Stage()
+    points = run_until_cut(whole, whole.plan(victim, replacement, outage_budget=60 * SECOND, **policy), None)
+    for cut_at in range(1, points + 1, 2 * stride + 1):
+        stage = Stage()
+        plan = stage.plan(victim, replacement, outage_budget=60 * SECOND, **policy)
+        run_until_cut(stage, plan, cut_at)
         if RUN not in stage.fleet.journal.runs or stage.record.state is not RunState.RUNNING:
             continue  # it died before it was born, or after its end
-        verdict = resume(stage, plan)
+        verdict = resume_by_reality(stage, plan)
         where = f"cut at {cut_at} of {points}"
         assert stage.fleet.most_writable == 1, f"{where}: I2"
         if verdict is None:
@@ -85,21 +155,91 @@ def test_I8_the_power_is_cut_on_both_sides_of_every_call(
             continue
         if verdict.ledger is not None:
             assert not verdict.ledger.lost, f"{where}: I3"
-        stage.fleet.clock.sleep(100 * MS)  # what was written last reaches every replica
+        stage.fleet.clock.sleep(100 * MS)
         assert len([m for m in stage.fleet.machines("lab") if m.runs]) == 3, f"{where}: {verdict.faults}"
         assert stage.sound(), where
         assert stage.nothing_left(), f"{where}: I11"
         assert victim not in [m.id.short for m in stage.fleet.machines("lab") if m.runs], f"{where}: I6"
 
 
-def test_a_run_that_died_before_the_kill_is_undone_and_may_be_run_again() -> None:
+def test_I8_a_run_that_another_worker_took_over_does_not_one_more_effect() -> None:
+    """The worker wakes up at any of its effects: the world sees nothing more of it."""
+    for record in range(1, 12):
+        stage = Stage()
+        plan = stage.plan(outage_budget=60 * SECOND)
+        diary = stage.diaries.setdefault(plan.run, Diary(stage.fleet.faults, stage.fleet.clock))
+        left = Countdown(record, diary)
+        stage.fleet.faults.before("record", "*", left, times=100)
+        with pytest.raises(OwnershipLostError):
+            stage.follow(plan)
+        calls = len(stage.fleet.faults.calls)
+        done = [call for call in stage.fleet.faults.calls[left.calls : calls] if call[0] not in ("record", "begin")]
+        assert not [c for c in done if c[0] in EFFECTS], f"after the take-over before record {record}: {done}"
+        another_process(stage)
+        assert stage.follow(plan).good
+
+
+EFFECTS = {"crash", "promote", "route", "follow", "snapshot", "launch", "join", "retire", "forget", "quarantine"}
+
+
+@dataclass
+class Countdown:
+    """Another worker takes the run over right before the n-th record."""
+
+    left: int
+    diary: Diary
+    calls: int = 0
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.calls = len(self.diary.faults.calls)
+            self.diary.owner += 1
+
+
+def test_a_person_is_asked_before_the_kill_and_says_yes() -> None:
     stage = Stage()
-    plan = stage.plan()
-    run_until_cut(stage, plan, 40)
-    assert resume(stage, plan) is None
+    plan = stage.plan(approval_within=60 * SECOND)
+    diary = stage.diaries.setdefault(plan.run, Diary(stage.fleet.faults, stage.fleet.clock))
+    diary.messages.append(Message(op=Op.APPROVE, who="anna", when="2026-11-24T10:00:00+00:00"))
+    assert stage.follow(plan).good
+    assert any("reaper approve" in words for words in diary.words)
+    assert any("approved by anna" in event.detail for event in stage.record.events)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        pytest.param(None, "nobody approved", id="nobody answers in time"),
+        pytest.param(Message(op=Op.ABORT, who="bob", when="now", text="not today"), "aborted by bob", id="no"),
+    ],
+)
+def test_without_a_persons_yes_everything_is_undone(message: Message | None, said: str) -> None:
+    stage = Stage()
+    plan = stage.plan(approval_within=60 * SECOND)
+    diary = stage.diaries.setdefault(plan.run, Diary(stage.fleet.faults, stage.fleet.clock))
+    diary.messages += [message] if message else []
+    with pytest.raises(AbortedError, match=said):
+        stage.follow(plan)
     assert stage.record.state is RunState.UNDONE
     assert stage.as_found()
-    assert stage.again("n1").good
+
+
+def test_the_lever_holds_a_run_before_its_kill_until_it_is_released() -> None:
+    stage = Stage()
+    plan = stage.plan()
+    stage.fleet.lever.reason = "anna looks at something"
+    alive: list[bool] = []
+
+    def release() -> None:
+        alive.append(stage.n("n1").runs)
+        stage.fleet.lever.reason = None
+
+    stage.fleet.clock.after(600 * SECOND, release)
+    assert stage.follow(plan).good
+    assert alive == [True], "it was killed while the lever was pulled"
+    words = stage.diaries[plan.run].words
+    assert any("anna looks at something" in w for w in words)
 
 
 def test_a_resumed_run_counts_the_time_in_which_reaper_was_dead() -> None:
@@ -108,8 +248,8 @@ def test_a_resumed_run_counts_the_time_in_which_reaper_was_dead() -> None:
     dead_at = _first_point_after_the_death(plan)
     run_until_cut(stage, plan, dead_at)
     stage.fleet.clock.sleep(5 * SECOND)
-    verdict = resume(stage, plan)
-    assert verdict is not None
+    another_process(stage)
+    verdict = stage.follow(plan)
     assert verdict.outage is not None
     assert verdict.outage > 5 * SECOND
     assert any("exceeds the budget" in fault for fault in verdict.faults)
@@ -125,5 +265,5 @@ def _first_point_after_the_death(plan: Plan) -> int:
     seen: list[int] = []
     stage.fleet.deaths.append(lambda m: seen.append(power.asked) if m.id == plan.victim else None)
     stage.fleet.faults.power = power
-    Rotation(stage.world, plan).execute()
+    stage.follow(plan)
     return seen[0] + 2

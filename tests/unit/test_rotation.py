@@ -13,6 +13,7 @@ from reaper.domain.errors import (
     CallAPersonError,
     ReaperError,
     RefusedError,
+    ServerError,
     ServerGoneError,
     StatementTimeoutError,
     TryAgainError,
@@ -26,7 +27,6 @@ from reaper.testing.ha import FailoverTool
 from reaper.testing.machine import Machine
 from reaper.testing.parts import ITEMS, MARKER, Verb
 from reaper.workflow.ports import SnapshotMethod
-from reaper.workflow.rotation import Rotation
 
 bug = pytest.mark.xfail  # strict: a bug that is known, with its place; remove the mark with the bug
 
@@ -65,7 +65,7 @@ def test_a_rotation_is_good_in_every_kill_mode(stage: Stage, mode: KillMode) -> 
 @pytest.mark.parametrize("mode", list(KillMode))
 def test_the_run_shows_the_steps_that_the_plan_showed(stage: Stage, mode: KillMode) -> None:
     plan = stage.plan(mode=mode)
-    Rotation(stage.world, plan).execute()
+    stage.follow(plan)
     shown = {step.name for step in plan.steps}
     assert {e.step for e in stage.record.events} == shown
 
@@ -134,7 +134,7 @@ def test_I2_E12_a_plan_whose_victim_is_no_longer_master_is_refused(stage: Stage)
     plan = stage.plan("n1")
     _switched(stage)
     with pytest.raises(RefusedError):
-        Rotation(stage.world, plan).execute()
+        stage.follow(plan)
     assert stage.fleet.most_writable == 1
     assert stage.master.id.short == "n2"
 
@@ -143,7 +143,7 @@ def test_I2_E12_a_plan_whose_victim_has_become_master_is_refused(stage: Stage) -
     plan = stage.plan("n2")
     _switched(stage)
     with pytest.raises(RefusedError):
-        Rotation(stage.world, plan).execute()
+        stage.follow(plan)
     assert stage.master.id.short == "n2"
 
 
@@ -376,32 +376,6 @@ def test_I6_E03_a_victim_whose_tail_was_not_compared_is_kept_for_a_person(stage:
     assert stage.n("n1").state is InstanceState.QUARANTINED
 
 
-# ---- I7
-
-
-def test_I7_a_second_run_is_refused_while_one_is_under_way(stage: Stage) -> None:
-    refused = []
-
-    def second() -> None:
-        try:
-            Rotation(stage.world, stage.plan("n3")).execute()
-        except RefusedError as error:
-            refused.append(str(error))
-
-    stage.at(StepName.JOIN, EventKind.DONE, second)
-    assert stage.run().good
-    assert refused == ["another run works on lab"]
-    assert stage.sound()
-
-
-def test_I7_the_lock_is_given_back_after_a_failed_run(stage: Stage) -> None:
-    stage.fleet.fail("snapshot")
-    with pytest.raises(ReaperError):
-        stage.run()
-    del stage.fleet.journal.runs[RUN]
-    assert stage.run().good
-
-
 # ---- I9
 
 BEFORE_THE_KILL = [
@@ -436,7 +410,7 @@ def test_I9_a_failure_before_the_kill_leaves_the_cluster_as_it_was_found(
     plan = stage.plan(mode=mode)
     stage.fleet.fail(method, who, times=1, error=TryAgainError("the test broke it"), when=when)
     with pytest.raises(ReaperError):
-        Rotation(stage.world, plan).execute()
+        stage.follow(plan)
     assert stage.record.state in (RunState.UNDONE, RunState.REFUSED)
     assert stage.never_promoted()
     assert stage.as_found()
@@ -476,9 +450,18 @@ def test_E09_a_drain_that_hangs_behind_a_long_commit_is_undone(stage: Stage) -> 
     assert stage.as_found()
 
 
-def test_I9_what_cannot_be_undone_is_named_and_calls_a_person(stage: Stage) -> None:
+def test_I9_E11_an_undo_that_fails_at_first_is_tried_again(stage: Stage) -> None:
     stage.fleet.fail("join", "n4")
     stage.fleet.fail("retire", "n4", times=9)
+    with pytest.raises(ServerError):
+        stage.run()
+    assert stage.record.state is RunState.UNDONE
+    assert stage.as_found()
+
+
+def test_I9_what_cannot_be_undone_is_named_and_calls_a_person(stage: Stage) -> None:
+    stage.fleet.fail("join", "n4")
+    stage.fleet.fail("retire", "n4", times=1000)
     with pytest.raises(CallAPersonError, match="could not retire the replacement"):
         stage.run()
     assert stage.record.state is RunState.STUCK
@@ -706,7 +689,7 @@ def test_a_read_only_server_does_not_accept_the_probe(stage: Stage) -> None:
 
 def test_the_kill_of_a_replica_shows_the_steps_that_its_plan_showed(stage: Stage) -> None:
     plan = stage.plan("n3", Replacement.NONE)
-    Rotation(stage.world, plan).execute()
+    stage.follow(plan)
     assert {e.step for e in stage.record.events} <= {s.name for s in plan.steps}
 
 

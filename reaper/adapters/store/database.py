@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,15 @@ KEEPALIVES = {
 SPACE = 0x5245  # advisory locks: (SPACE, an executor's number) is its life, (SPACE + 1, 0) orders our writes
 FROZEN_SECONDS = 3  # a worker that is stopped inside a transaction must not keep its rows locked
 
+FILE = "durable.db"  # in the data directory
+
 _SCHEMA = (
+    "create table if not exists reaper_journal (run text primary key, cluster text not null, began text not null,"
+    " ended text, state text not null, message text not null default '', plan text not null, verdict text)",
+    "create table if not exists reaper_events (run text not null, place bigint not null, event text not null,"
+    " primary key (run, place))",
+    "create table if not exists reaper_verdicts (run text not null, place bigint not null, verdicts text not null,"
+    " primary key (run, place))",
     "create table if not exists reaper_runs (run text primary key, place bigint not null, cluster text not null,"
     " in_group text, argument text not null, asked text not null, admitted text, began text, executor text,"
     " version text, words text not null default '', broken text, broken_at text, ended text, outcome text,"
@@ -84,7 +93,7 @@ class Database:
             self._engine = _open_postgres(self.postgres)
         else:
             home = Path(where)
-            path = home / "durable.db"
+            path = home / FILE
             self._name = str(path)
             self.workers = home / "workers"
             self.library_url = f"sqlite:///{path}"
@@ -165,3 +174,19 @@ def _open_sqlite(path: Path) -> sa.Engine:
         connection.exec_driver_sql("begin" if reads else "begin immediate")
 
     return engine
+
+
+class Place:
+    """Where a store is. It is opened when it is first needed: who only looks makes no file."""
+
+    def __init__(self, where: Path | str) -> None:
+        self._where = where
+
+    def exists(self) -> bool:
+        """False: nothing was ever stored here."""
+        return isinstance(self._where, str) or (self._where / FILE).exists()
+
+    @cached_property
+    def database(self) -> Database:
+        """The store itself."""
+        return Database(self._where)

@@ -14,7 +14,7 @@ from reaper.adapters.store.admission import Limits, Pause, Ticket, ask, find, re
 from reaper.adapters.store.database import Database, Transaction, now
 from reaper.adapters.store.lease import exit_at_once, living, sweep, take_lease
 from reaper.domain.errors import ReaperError, RefusedError, UsageError
-from reaper.workflow.steps import Json, Message
+from reaper.workflow.steps import Json, Message, Op
 
 __all__ = ["Ended", "Limits", "OpenRun", "Pause", "Ticket", "Work"]
 
@@ -95,6 +95,13 @@ class Work:
                 run=run,
                 body=json.dumps(asdict(message)),
             )
+
+    def told_to_stop(self, run: str) -> Message | None:
+        """An abort that was sent to a run and not read yet."""
+        with self._database.read() as tx:
+            rows = tx.rows("select body from reaper_messages where run = :run and delivered is null", run=run)
+        messages = [Message(**json.loads(row.body)) for row in rows]
+        return next((m for m in messages if m.op == Op.ABORT), None)
 
     # ---- clusters
 

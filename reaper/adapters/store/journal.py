@@ -1,0 +1,171 @@
+"""Runs, their guards and their timeline: what happened. The workflow's `Journal`, and the reader of what it wrote."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from pydantic import TypeAdapter
+
+from reaper.adapters.store.database import Place, now
+from reaper.adapters.store.work import OpenRun, Work
+from reaper.domain.errors import UsageError
+from reaper.domain.plan import Plan
+from reaper.domain.verdict import Event, GuardVerdict, RunState, RunVerdict
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One run as stored."""
+
+    run: str
+    cluster: str
+    began: datetime
+    ended: datetime | None
+    state: RunState
+    message: str
+    plan: Plan
+    verdict: RunVerdict | None
+    follower: OpenRun | None  # who follows it and what it waits for; None: it has ended
+
+    @property
+    def interrupted(self) -> bool:
+        """Recorded as running, but no living process follows it."""
+        return self.state is RunState.RUNNING and not (self.follower and self.follower.alive)
+
+
+@cache
+def _codec(of: Any) -> TypeAdapter[Any]:  # Any: pydantic takes more than classes
+    return TypeAdapter(of)
+
+
+def encode(of: Any, value: object) -> str:
+    """A domain value as JSON: durations in ISO 8601, enumerations as their values."""
+    return _codec(of).dump_json(value).decode()
+
+
+def decode(of: type[T], text: str) -> T:
+    """A domain value from JSON. ValidationError: this version cannot read it."""
+    kind: Any = of
+    value: T = _codec(kind).validate_json(text)
+    return value
+
+
+class RunStore:
+    """The journal in the store. What is said twice does no harm: a run that goes on elsewhere may repeat itself."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def begin(self, plan: Plan) -> None:
+        """A run is born; nothing if it was born already."""
+        with self._place.database.write() as tx:
+            tx.do(
+                "insert into reaper_journal (run, cluster, began, state, plan)"
+                " values (:run, :cluster, :began, :state, :plan) on conflict (run) do nothing",
+                run=plan.run,
+                cluster=plan.cluster,
+                began=now(),
+                state=RunState.RUNNING.value,
+                plan=encode(Plan, plan),
+            )
+
+    def guards(self, run: str, verdicts: tuple[GuardVerdict, ...]) -> None:
+        """What the guards said."""
+        with self._place.database.write() as tx:
+            tx.do(
+                f"insert into reaper_verdicts (run, place, verdicts) values (:run, {_next('reaper_verdicts')}, :text)",
+                run=run,
+                text=encode(tuple[GuardVerdict, ...], verdicts),
+            )
+
+    def event(self, run: str, event: Event) -> None:
+        """One line of the timeline."""
+        with self._place.database.write() as tx:
+            tx.do(
+                f"insert into reaper_events (run, place, event) values (:run, {_next('reaper_events')}, :text)",
+                run=run,
+                text=encode(Event, event),
+            )
+
+    def end(self, run: str, state: RunState, verdict: RunVerdict | None, message: str) -> None:
+        """A run is over; the last word counts."""
+        with self._place.database.write() as tx:
+            tx.do(
+                "update reaper_journal set state = :state, ended = :ended, verdict = :verdict, message = :message"
+                " where run = :run",
+                state=state.value,
+                ended=now(),
+                verdict=None if verdict is None else encode(RunVerdict, verdict),
+                message=message,
+                run=run,
+            )
+
+    def runs(self, cluster: str | None = None, *, most: int = 100) -> tuple[RunRecord, ...]:
+        """The newest runs first."""
+        if not self._place.exists():
+            return ()
+        with self._place.database.read() as tx:
+            rows = tx.rows(
+                "select * from reaper_journal where cast(:cluster as text) is null or cluster = :cluster"
+                " order by began desc, run desc limit :most",
+                cluster=cluster,
+                most=most,
+            )
+        return self._records(rows)
+
+    def run(self, name: str) -> RunRecord:
+        """One run by its name, or by an unambiguous beginning of it. UsageError: none, or several."""
+        rows = []
+        if self._place.exists():
+            with self._place.database.read() as tx:
+                rows = list(
+                    tx.rows(
+                        "select * from reaper_journal where substr(run, 1, :length) = :name order by run limit 6",
+                        name=name,
+                        length=len(name),
+                    )
+                )
+        exact = [row for row in rows if row.run == name]
+        if not rows:
+            raise UsageError(f"there is no run {name!r}: `reaper runs` lists them")
+        if len(rows) > 1 and not exact:
+            raise UsageError(f"{name!r} begins {len(rows)} runs: {', '.join(row.run for row in rows[:5])}")
+        return self._records((exact or rows)[:1])[0]
+
+    def timeline(self, run: str) -> tuple[Event, ...]:
+        """A run's events, in the order in which they happened."""
+        with self._place.database.read() as tx:
+            rows = tx.rows("select event from reaper_events where run = :run order by place", run=run)
+        return tuple(decode(Event, row.event) for row in rows)
+
+    def verdicts(self, run: str) -> tuple[tuple[GuardVerdict, ...], ...]:
+        """What the guards said, each time they were asked."""
+        with self._place.database.read() as tx:
+            rows = tx.rows("select verdicts from reaper_verdicts where run = :run order by place", run=run)
+        return tuple(decode(tuple[GuardVerdict, ...], row.verdicts) for row in rows)
+
+    def _records(self, rows: Any) -> tuple[RunRecord, ...]:
+        followers = {r.run: r for r in Work(self._place.database).open_runs()} if rows else {}
+        return tuple(_record(row, followers.get(row.run)) for row in rows)
+
+
+def _next(table: str) -> str:
+    return f"(select coalesce(max(place), 0) + 1 from {table} where run = :run)"
+
+
+def _record(row: sa.Row[Any], follower: OpenRun | None) -> RunRecord:
+    return RunRecord(
+        run=row.run,
+        cluster=row.cluster,
+        began=datetime.fromisoformat(row.began),
+        ended=datetime.fromisoformat(row.ended) if row.ended else None,
+        state=RunState(row.state),
+        message=row.message,
+        plan=decode(Plan, row.plan),
+        verdict=decode(RunVerdict, row.verdict) if row.verdict else None,
+        follower=follower,
+    )
