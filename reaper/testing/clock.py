@@ -43,6 +43,7 @@ class FakeClock:
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._scheduled = 0
         self._waiters: list[_Waiter] = []
+        self._strangers = set(sys._current_frames()) - {threading.get_ident()}  # of no concern: they were there before
 
     def now(self) -> datetime:
         """The wall time, aware, UTC."""
@@ -111,7 +112,8 @@ class FakeClock:
         for look in range(2):
             frames = sys._current_frames()
             mine = threading.get_ident()
-            others = {i: f for i, f in frames.items() if i != mine}
+            self._strangers &= frames.keys()  # an identifier is given away again after a thread's end
+            others = {i: f for i, f in frames.items() if i != mine and i not in self._strangers}
             waiting = {w.thread for w in self._waiters if not w.woken}
             if not all(i in waiting or _is_parked(f, frames) for i, f in others.items()) or any(
                 w.woken and w.thread != mine for w in self._waiters

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from labs import Lab, Said, Session, Site, alive, processes_below, until
+from witness import store_of
 
 from reaper.adapters.interrupt import SignalInterrupt
 from reaper.cli.compose import Site as InProcess
@@ -27,6 +28,7 @@ from reaper.planner.shape import MasterWithReplicas, classify
 from reaper.planner.steps import Request, make_plan
 from reaper.workflow.observe import observe
 from reaper.workflow.rotation import Rotation
+from reaper.workflow.steps import Unrecorded
 
 Broken = Callable[[Lab], AbstractContextManager[None]]
 WITHOUT_LOG = "SET SESSION sql_log_bin = 0"
@@ -229,11 +231,7 @@ def test_a_request_that_cannot_be_understood_touches_nothing(
 
 def _recorded(site: Site) -> list[tuple[str, str]]:
     """The recorded runs and their states."""
-    path = site.home / "reaper.db"
-    if not path.exists():
-        return []
-    with contextlib.closing(sqlite3.connect(path)) as db:
-        return list(db.execute("SELECT run, state FROM runs ORDER BY began"))
+    return [(r.run, r.state.value) for r in reversed(store_of(site.home).runs(most=1000))]
 
 
 def test_a_run_is_found_by_an_unambiguous_beginning_only(lab: Lab, module_site: Site) -> None:
@@ -561,7 +559,7 @@ def test_an_old_transaction_is_named_with_its_session(lab: Lab) -> None:
     ):
         until(lambda: _oldest_s(lab) >= 2, "the transaction is two seconds old")
         here, plan = _in_process(lab, Policy(max_transaction_age=timedelta(seconds=1), soak=timedelta(0)))
-        rotation = Rotation(here.world(Fan(here.store, announcer()), SignalInterrupt()), plan)
+        rotation = Rotation(here.world(Fan(here.runs, announcer()), SignalInterrupt()), plan, Unrecorded())
         with pytest.raises(RefusedError) as refused:
             rotation.execute()
         said = str(refused.value)
@@ -790,9 +788,9 @@ def test_a_damaged_store_is_one_sentence_and_nothing_is_touched(lab: Lab, module
 @contextmanager
 def _refusing_to_record(site: Site, step: str) -> Iterator[None]:
     """The store takes nothing about a step, as on a full disk."""
-    with contextlib.closing(sqlite3.connect(site.home / "reaper.db")) as db:
+    with contextlib.closing(sqlite3.connect(site.home / "durable.db")) as db:
         db.execute(
-            "CREATE TRIGGER full BEFORE INSERT ON events WHEN json_extract(NEW.event, '$.step') = "
+            "CREATE TRIGGER full BEFORE INSERT ON reaper_events WHEN json_extract(NEW.event, '$.step') = "
             f"'{step}' BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
         )
         try:

@@ -36,6 +36,7 @@ from reaper.planner.steps import Request, make_plan
 from reaper.workflow.observe import observe
 from reaper.workflow.ports import Journal, Trigger, World
 from reaper.workflow.rotation import Rotation
+from reaper.workflow.steps import Unrecorded
 
 ARMED = "SELECT @@global.rpl_semi_sync_master_enabled AS armed"
 MS = timedelta(milliseconds=1)
@@ -154,7 +155,7 @@ class Stage:
     ) -> RunVerdict:
         """Kill the master, unless somebody else is named."""
         plan = self.plan(victim or self.lab.master, replacement, **policy)
-        return Rotation(self.world, plan).execute()
+        return Rotation(self.world, plan, Unrecorded()).execute()
 
     @property
     def replicas(self) -> list[str]:

@@ -12,10 +12,8 @@ from pathlib import Path
 
 import pytest
 from labs import Lab, Site, alive, kill_9, processes_below, until
-from witness import Found, Writers, events, has_step, markers, own_tables, servers_of, topology
+from witness import Found, Writers, events, has_step, markers, own_tables, servers_of, store_of, topology
 
-from reaper.adapters.store.database import Place
-from reaper.adapters.store.journal import RunStore
 from reaper.domain.verdict import RunState
 
 DIES_AFTER_A_START = """
@@ -55,7 +53,7 @@ class Running:
     def await_step(self, step: str) -> None:
         def begun() -> bool:
             assert self.process.poll() is None, self.said
-            return len(RunStore(Place(self.home)).runs()) > self.runs_before and has_step(self.home, step)
+            return len(store_of(self.home).runs()) > self.runs_before and has_step(self.home, step)
 
         until(begun, f"the step {step} begins", 60)
 
@@ -75,7 +73,7 @@ class Running:
 def running(lab: Lab, *args: str) -> Iterator[Running]:
     """Start the command line and leave it running; its group is ended with the block, whatever happened."""
     home = lab.site.home
-    before = len(RunStore(Place(home)).runs())
+    before = len(store_of(home).runs())
     log = home.parent / f"stderr-{time.time_ns()}"  # goes with the site
     with log.open("wb") as err:
         process = subprocess.Popen(
@@ -145,7 +143,7 @@ def test_a_run_that_is_stopped_in_its_last_guards_leaves_the_cluster_as_it_was(l
 def _assert_undone(lab: Lab, run: Running, as_found: Found) -> None:
     assert "stopping before the kill" in run.said
     assert "stopped by a person before the kill; nothing is left" in run.said.splitlines()[-1]
-    record = RunStore(Place(run.home)).runs()[0]
+    record = store_of(run.home).runs()[0]
     assert record.state is RunState.UNDONE
     assert not any(e["step"] == "kill" for e in events(run.home))
     until(lambda: Found.of(lab).tables == as_found.tables, "the probe's table is dropped everywhere")
@@ -185,7 +183,7 @@ def test_a_second_rotation_is_refused_and_told_who_is_at_work_and_the_first_ends
         refused.append(lab.site.cli("lab", "down", "--name", lab.name))
         assert first.end() == 0, first.said
     assert [said.code for said in refused] == [3] * 4
-    assert len(RunStore(Place(first.home)).runs()) == first.runs_before + 1, "a refused one left a record"
+    assert len(store_of(first.home).runs()) == first.runs_before + 1, "a refused one left a record"
     assert topology(lab)["shape"] == "master with replicas"
     assert len(lab.instances) == 3
     for said in refused:
@@ -206,7 +204,7 @@ def test_signals_right_after_the_kill_are_answered_and_the_failover_ends_good(la
         writers.more()
     assert "the failover has to finish, and it does" in run.said
     assert "stopping before the kill" not in run.said
-    assert RunStore(Place(run.home)).runs()[0].state is RunState.GOOD
+    assert store_of(run.home).runs()[0].state is RunState.GOOD
     for instance in lab.instances:
         assert writers.missing(instance) == set(), instance
     assert len(lab.instances) == 3
@@ -220,7 +218,7 @@ def test_a_terminal_that_is_closed_right_after_the_kill_does_not_end_the_failove
         await_death(victim)
         run.press(signal.SIGHUP)
         assert run.end() == 0, run.said
-    assert RunStore(Place(run.home)).runs()[0].state is RunState.GOOD
+    assert store_of(run.home).runs()[0].state is RunState.GOOD
     assert topology(lab)["shape"] == "master with replicas"
 
 
@@ -234,7 +232,7 @@ def test_a_reader_of_the_log_that_goes_away_right_after_the_kill_does_not_end_th
         assert process.stdout is not None
         out = process.stdout.read()
         code = process.wait(120)
-    assert RunStore(Place(lab.site.home)).runs()[0].state is RunState.GOOD
+    assert store_of(lab.site.home).runs()[0].state is RunState.GOOD
     assert code == 0, out
     assert topology(lab)["shape"] == "master with replicas"
     assert len(lab.instances) == 3
@@ -264,23 +262,23 @@ def test_a_reaper_that_is_killed_before_the_kill_is_shown_as_interrupted(halfway
     _assert_interrupted(halfway)
 
 
-def test_an_interrupted_run_stays_interrupted_while_another_one_is_at_work(halfway: Lab) -> None:
-    """Its process is gone, whoever holds the cluster's lock now."""
-    store = RunStore(Place(halfway.site.home))
-    with store.exclusive(halfway.name):
-        assert RunStore(Place(halfway.site.home)).runs(halfway.name)[0].interrupted
+def test_an_interrupted_run_has_its_cluster_until_it_has_ended(halfway: Lab) -> None:
+    """I7: nobody else may change what it has half built."""
+    run = store_of(halfway.site.home).runs(halfway.name)[0].run
+    for command in (["kill", f"local:{halfway.name}/n2", "--yes"], ["rotate", halfway.name, "--dry-run"]):
+        another = halfway.site.cli(*command)
+        assert another.code == 3, another.all
+        assert f"reaper resume {run}" in another.sentence
 
 
-def test_an_interrupted_run_is_resumed_before_another_one_and_leaves_nothing(halfway: Lab) -> None:
-    """I8: the state that an interrupted run reaches before its kill is the one that was found."""
-    lab, run = halfway, RunStore(Place(halfway.site.home)).runs(halfway.name)[0].run
-    another = lab.site.cli("rotate", lab.name)
-    assert another.code == 3, another.all
-    assert f"reaper resume {run}" in another.sentence
+def test_an_interrupted_run_that_is_aborted_is_undone_by_its_resumption(halfway: Lab) -> None:
+    """I8, I9: the state that it reaches is the one that was found."""
+    lab, run = halfway, store_of(halfway.site.home).runs(halfway.name)[0].run
+    assert f"reaper resume {run}" in lab.site.cli("abort", run, "--reason", "not today").out
     said = lab.site.cli("resume", run)
-    assert said.code == 4, said.all
-    assert "undone" in said.sentence
-    assert RunStore(Place(lab.site.home)).run(run).state is RunState.UNDONE
+    assert said.code == 130, said.all
+    assert "not today" in said.sentence
+    assert store_of(lab.site.home).run(run).state is RunState.UNDONE
     until(lambda: all(own_tables(lab, i) == [] for i in lab.instances), "nothing of it is in the tables")
     assert all(markers(lab, i) == [] for i in lab.instances)
     assert len(lab.instances) == len(servers_of(lab)) == 3
@@ -295,7 +293,7 @@ def test_a_run_whose_reaper_is_killed_after_the_kill_is_resumed_to_its_end(lab: 
         with running(lab, "rotate", lab.name) as run:
             await_death(pid)
             kill_9(run.process.pid)
-        said = lab.site.cli("resume", RunStore(Place(lab.site.home)).runs()[0].run, "--output", "json")
+        said = lab.site.cli("resume", store_of(lab.site.home).runs()[0].run, "--output", "json")
         writers.more()
     assert said.code in (0, 1), said.all
     verdict = said.json()["verdict"]
@@ -359,7 +357,7 @@ def test_a_lab_goes_down_while_the_tool_of_a_killed_reaper_still_copies(lab: Lab
 
 
 def _assert_interrupted(lab: Lab) -> None:
-    run = RunStore(Place(lab.site.home)).runs(lab.name)[0].run
+    run = store_of(lab.site.home).runs(lab.name)[0].run
     listed = lab.site.cli("runs", lab.name)
     line = next(line for line in listed.out.splitlines() if line.startswith(f"{run} "))
     assert "interrupted" in line

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 import pymysql
 import pytest
 from labs import Lab, Said, Site, alive, until
-from witness import OneOpen, Writers, connect, own_tables, servers_of, topology
+from witness import OneOpen, Writers, connect, own_tables, servers_of, store_of, topology
 
 from reaper.adapters.local.endpoint import LocalEndpoint
-from reaper.adapters.store.database import Place
 from reaper.adapters.store.journal import RunStore
 from reaper.domain.facts import Address
 from reaper.domain.plan import Role
@@ -76,7 +75,7 @@ def test_the_master_is_killed_and_no_write_is_lost(lab: Lab, loaded: Writers, mo
 def test_the_replacement_is_copied_from_a_replica_not_from_the_new_master(lab: Lab, loaded: Writers) -> None:
     """A copy burdens its source, and a cold one stops it: right after a failover that must not be the heir."""
     loaded.more()
-    store = RunStore(Place(lab.site.home))
+    store = store_of(lab.site.home)
     runs = [r for r in store.runs(lab.name) if r.plan.role is Role.MASTER and r.verdict]
     assert runs, "no master was killed before"
     copied = {r.run: (r.verdict.heir.rsplit("/", 1)[1], _snapshot_of(store, r.run)) for r in runs}
@@ -139,7 +138,7 @@ def test_without_a_terminal_nothing_is_killed_unless_a_yes_is_said(lab: Lab) -> 
 
 def test_five_kills_in_a_row_leave_a_healthy_cluster_of_the_original_size(lab: Lab, loaded: Writers) -> None:
     """Those of the tests above count; run by itself this one kills five times."""
-    store = RunStore(Place(lab.site.home))
+    store = store_of(lab.site.home)
     while len(runs := [r for r in store.runs(lab.name) if r.state is not RunState.REFUSED]) < IN_A_ROW:
         said = lab.site.cli("kill", "--random", "--cluster", lab.name, "--yes")
         assert said.code == 0, said.all

@@ -4,11 +4,11 @@ import contextlib
 import itertools
 import json
 import re
-import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -273,14 +273,17 @@ def _steady(values: dict[str, str]) -> dict[str, str]:
 # ---- runs
 
 
+@cache
+def store_of(home: Path) -> RunStore:
+    """The journal below a data directory."""
+    return RunStore(Place(home))
+
+
 def events(home: Path, run: str | None = None) -> list[dict[str, Any]]:
     """The stored timeline of a run (the newest by default), also while it goes. [] while there is none."""
-    store = RunStore(Place(home))
-    try:
-        name = run or next((r.run for r in store.runs(most=1)), None)
-        return [] if name is None else [_plain(e) for e in store.timeline(name)]
-    except sqlite3.OperationalError:
-        return []  # it is being made
+    store = store_of(home)
+    name = run or next((r.run for r in store.runs(most=1)), None)
+    return [] if name is None else [_plain(e) for e in store.timeline(name)]
 
 
 def _plain(event: Event) -> dict[str, Any]:
