@@ -23,6 +23,7 @@ from reaper.domain.errors import TryAgainError
 from reaper.domain.facts import Instance
 from reaper.domain.ledger import Ledger
 from reaper.domain.plan import Plan
+from reaper.domain.verdict import RunState
 from reaper.workflow.engine import Engine
 from reaper.workflow.ports import Interrupt, Journal, Probe, World
 from reaper.workflow.prepare import Names
@@ -154,6 +155,10 @@ class Site:
         """Remove a lab."""
         registry = self.registry(name)
         registry.read()
+        why = f"the lab {name} was removed before the run had ended"
+        abandoned = self.work.abandon(name, why)
+        if abandoned:
+            self.runs.end(abandoned, RunState.UNDONE, None, why)
         with self.work.exclusive(name, f"`reaper lab down` in process {os.getpid()}"):
             return lab.down(registry)
 

@@ -105,7 +105,7 @@ def local() -> Iterator[Harness]:
     site = Site(home)
     try:
         site.lab_up("contract", None, 3, never)
-        yield Harness(world=site.world(site.store, SignalInterrupt()), cluster="contract")
+        yield Harness(world=site.world(site.runs, SignalInterrupt()), cluster="contract")
     finally:
         with contextlib.suppress(UsageError):
             site.lab_down("contract")

@@ -130,7 +130,7 @@ def test_without_a_lab_every_command_says_so_and_makes_nothing(
     site: Site, command: list[str], words: list[str]
 ) -> None:
     one_sentence(site.cli(*command), ExitCode.USAGE, *words)
-    assert not [p for p in site.home.rglob("*") if p.is_file() and p.name != "reaper.db"]
+    assert not [p for p in site.home.rglob("*") if p.is_file() and not p.name.startswith("durable.db")]
 
 
 def test_without_a_run_the_history_is_empty(site: Site) -> None:
@@ -762,8 +762,8 @@ def test_without_the_backup_tool_the_copy_is_cold_and_the_rotation_good(
 
 @pytest.mark.parametrize("damage", ["garbage", "a directory"])
 def test_a_damaged_store_is_one_sentence_and_nothing_is_touched(lab: Lab, module_site: Site, damage: str) -> None:
-    store = module_site.home / "reaper.db"
-    kept = {p: p.with_name(f"kept-{p.name}") for p in module_site.home.glob("reaper.db*")}
+    store = module_site.home / "durable.db"
+    kept = {p: p.with_name(f"kept-{p.name}") for p in module_site.home.glob("durable.db*")}
     for path, away in kept.items():
         path.replace(away)
     if damage == "garbage":
@@ -779,7 +779,7 @@ def test_a_damaged_store_is_one_sentence_and_nothing_is_touched(lab: Lab, module
         if store.is_dir():
             store.rmdir()
         else:
-            for path in module_site.home.glob("reaper.db*"):
+            for path in module_site.home.glob("durable.db*"):
                 path.unlink()
         for path, away in kept.items():
             away.replace(path)

@@ -135,7 +135,7 @@ class Stage:
     @property
     def world(self) -> World:
         site = self.site
-        world = site.world(HookedJournal(site.store, self.after_guards), HookedInterrupt(self.at_the_kill))
+        world = site.world(HookedJournal(site.runs, self.after_guards), HookedInterrupt(self.at_the_kill))
         return replace(world, clock=HastyClock(), fleet=AimedFleet(site.fleet, self.weapon))
 
     def plan(self, victim: str, replacement: Replacement, **policy: object) -> Plan:
@@ -297,7 +297,7 @@ def test_diverged_replicas_call_a_person_and_nobody_opens(broken: Stage) -> None
         errant = f"0-{lab.record(name)['server_id']}-"
         assert errant in str(caught.value), "the evidence names what each of them holds"
     assert everybody_closed(lab, replicas)
-    assert broken.site.store.runs()[0].state is RunState.STUCK
+    assert broken.site.runs.runs()[0].state is RunState.STUCK
     assert victim not in servers_of(lab)
     assert lab.record(victim)["quarantined_until"]
 
@@ -329,7 +329,7 @@ def test_an_heir_that_cannot_apply_in_time_calls_a_person_and_keeps_its_relay_lo
         status = lab.sql(heir[0], "SHOW ALL SLAVES STATUS")[0]
         assert status["Gtid_IO_Pos"] != status["Gtid_Slave_Pos"], "nothing was received that is not applied"
     assert broken.writers.missing(heir[0]) == set(), "what it had received was thrown away"
-    said = lab.site.cli("resume", broken.site.store.runs()[0].run, "--output", "json")
+    said = lab.site.cli("resume", broken.site.runs.runs()[0].run, "--output", "json")
     assert said.code in (0, 1), said.all  # how long nobody could write is a fault
     assert [f for f in said.json()["verdict"]["faults"] if "exceeds the budget" not in f] == []
     assert lab.master == heir[0]
@@ -350,7 +350,7 @@ def test_without_a_proof_of_death_nobody_is_promoted_and_the_victim_serves_on(st
     assert everybody_closed(lab, stage.replicas)
     stage.writers.more()
     until(lambda: topology(lab) == before, "the replicas follow the master again")
-    run = stage.site.store.runs()[0]
+    run = stage.site.runs.runs()[0]
     assert run.state is RunState.STUCK
     said = lab.site.cli("resume", run.run)
     assert said.code == 4, said.all
@@ -366,7 +366,7 @@ def test_two_masters_never_accept_writes_when_the_master_changes_hands_under_the
         broken.run()
     assert lab.master == new
     assert alive(lab.pid(old))
-    assert broken.site.store.runs()[0].state in (RunState.REFUSED, RunState.UNDONE)
+    assert broken.site.runs.runs()[0].state in (RunState.REFUSED, RunState.UNDONE)
     number = lab.record(old)["server_id"]
     mine, theirs = ({e for e in _binlog_state(lab, i).split(",") if e.startswith(f"0-{number}-")} for i in (old, new))
     assert mine == theirs, "reaper wrote on a replica that had been the master, past its read_only"

@@ -152,7 +152,7 @@ def test_the_plan_of_the_dry_run_is_the_plan_that_runs(rotated: Rotated) -> None
 def test_the_plan_does_not_depend_on_which_member_was_measured_first(lab: Lab) -> None:
     """All members share a disk whose free space changes while they are looked at, as it does on any busy machine."""
     site = compose.Site(lab.site.home)
-    world = site.world(site.store, SignalInterrupt())
+    world = site.world(site.runs, SignalInterrupt())
     victim = InstanceId("local", f"{lab.name}/{lab.master}")
     busy = threading.Event()
 
@@ -247,7 +247,7 @@ def test_the_members_agree_on_their_settings_as_before(rotated: Rotated) -> None
 def test_a_later_dry_run_leaves_the_store_as_it_is(rotated: Rotated) -> None:
     home = rotated.lab.site.home
     before = stored_bytes(home)
-    assert "reaper.db" in before
+    assert "durable.db" in before
     assert rotated.lab.site.cli("rotate", rotated.lab.name, "--dry-run").code == 0
     assert stored_bytes(home) == before
 

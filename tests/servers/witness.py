@@ -194,7 +194,7 @@ def markers(lab: Lab, instance: str) -> list[dict[str, Any]]:
 def topology(lab: Lab) -> dict[str, Any]:
     """Who is who, without positions, sizes and ages."""
     site = compose.Site(lab.site.home)  # `reaper status --output json`, without the half second of a new interpreter
-    view: dict[str, Any] = view_as_json(observe(site.world(site.store, SignalInterrupt()), lab.name))
+    view: dict[str, Any] = view_as_json(observe(site.world(site.runs, SignalInterrupt()), lab.name))
     members = {
         m["instance"]: {
             key: m.get(key) for key in ("address", "state", "role", "openness", "server_id", "version", "unreachable")

@@ -151,6 +151,7 @@ class LocalFleet:
             if path.exists():
                 process.end_users_of(path, _KILL_WITHIN)
             remove_tree(path)
+            remove_tree(path.with_suffix(".tmp"))
             _note_of(path).unlink(missing_ok=True)
             for left in (path.with_suffix(".log"), path.with_suffix(".cnf")):
                 left.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -71,14 +70,14 @@ def run_tool(
     the tail of the log if it fails; UsageError if there is no such program.
     """
     # A directory of its own for temporary files: servers delete each other's in a shared one (see Seat.tmp).
-    with log.open("ab") as out, tempfile.TemporaryDirectory(dir=log.parent, prefix=".tmp-") as tmp:
+    with log.open("ab") as out, _directory(log.with_suffix(".tmp")) as tmp:
         try:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "TMPDIR": tmp},
+                env={**os.environ, "TMPDIR": str(tmp)},
                 start_new_session=True,  # a person's Ctrl-C is for reaper to answer
             )
         except OSError as error:
@@ -103,6 +102,17 @@ def run_tool(
                     process.wait()
     if process.returncode != 0:
         raise TryAgainError(f"{Path(command[0]).name} failed ({process.returncode}): {log_tail(log)}")
+
+
+@contextmanager
+def _directory(path: Path) -> Iterator[Path]:
+    """A new directory, gone afterwards. Its name is known, so that what a killed process left is found again."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(mode=0o700)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def version_text(program: Path) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from reaper.adapters.store.admission import Limits, Pause, Ticket, ask, find, read_pause, revived
+from reaper.adapters.store.admission import Limits, Pause, Ticket, ask, end, find, read_pause, revived
 from reaper.adapters.store.database import Database, Transaction, now
 from reaper.adapters.store.lease import exit_at_once, living, sweep, take_lease
-from reaper.domain.errors import ReaperError, RefusedError, UsageError
+from reaper.domain.errors import AbortedError, ReaperError, RefusedError, UsageError
 from reaper.workflow.steps import Json, Message, Op
 
 __all__ = ["Ended", "Limits", "OpenRun", "Pause", "Ticket", "Work"]
@@ -95,6 +95,20 @@ class Work:
                 run=run,
                 body=json.dumps(asdict(message)),
             )
+
+    def abandon(self, cluster: str, why: str) -> str | None:
+        """End the run that has a cluster and that nobody follows any more, unfinished; its name, None: there is none.
+
+        For a cluster that is about to be removed. A run that a living process follows is left alone.
+        """
+        for left in self.open_runs():
+            if left.cluster == cluster and not left.alive:
+                with self._database.write() as tx:
+                    row = find(tx, left.run)
+                    if row is not None and row.ended is None and row.executor == left.executor:
+                        end(tx, left.run, AbortedError(why))
+                        return left.run
+        return None
 
     def told_to_stop(self, run: str) -> Message | None:
         """An abort that was sent to a run and not read yet."""
