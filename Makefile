@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: demo test check bench install servers postgres clean
+.PHONY: demo test check simulate bench install servers postgres clean
 
 demo: install servers
 	PATH="$(CURDIR)/$(BIN):$$PATH" docs/demo.sh
@@ -18,6 +18,9 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+simulate: install
+	cd tests/unit && ../../$(BIN)/python simulation.py --seeds $(or $(SEEDS),1000)
 
 bench: install servers
 	$(BIN)/python -m benchmarks

@@ -25,7 +25,7 @@ from reaper.workflow.evidence import client_costs, ledger_faults, parts_of, wors
 from reaper.workflow.observe import observe
 from reaper.workflow.ports import Probe, Server, World
 from reaper.workflow.prepare import Names, Undo, build_replacement
-from reaper.workflow.run import Timeline
+from reaper.workflow.run import Timeline, persist
 from reaper.workflow.steps import Steps
 
 T = TypeVar("T")
@@ -133,8 +133,17 @@ class Aftermath:
     def end(self, verdict: RunVerdict) -> RunVerdict:
         """Record the verdict; a journal that cannot is one more fault of the run."""
         state = RunState.GOOD if verdict.good else RunState.BAD
-        self.step("record the verdict", lambda: self._world.journal.end(self._plan.run, state, verdict, ""))
+        self.record_the_end(state, verdict, "")
         return replace(verdict, faults=tuple(self.faults))
+
+    def record_the_end(self, state: RunState, verdict: RunVerdict | None, message: str) -> None:
+        """Say how the run ended; a journal that takes nothing for a while is one more fault of the run."""
+        world, plan = self._world, self._plan
+        say = partial(world.journal.end, plan.run, state, verdict, message)
+        fault = self._steps.run(
+            "record the end", str, lambda: persist(world, plan.policy.undo_within, "record the end", say)
+        )
+        self.faults += [fault] if fault else []
 
     def measure(self, probe: Probe, heir: Instance | None, moments: Moments, notes: tuple[str, ...]) -> Outcome:
         """End the probe, read what it recorded and compare it with the master."""

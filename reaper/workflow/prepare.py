@@ -7,18 +7,18 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from types import NoneType
 
-from reaper.domain.errors import OwnershipLostError, ReaperError, TryAgainError
+from reaper.domain.errors import TryAgainError
 from reaper.domain.facts import Flavour, Instance, InstanceId, Openness, ThreadState
 from reaper.domain.gtid import GtidSet, MariadbGtidSet, MysqlGtidSet
 from reaper.domain.plan import Plan, StepName
 from reaper.workflow.ports import Server, Snapshot, SnapshotMethod, World
-from reaper.workflow.run import Timeline
+from reaper.workflow.run import Timeline, persist
 from reaper.workflow.steps import Steps
 
 _LOOK_EVERY = timedelta(milliseconds=50)
-_UNDO_AGAIN_AFTER = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
@@ -66,23 +66,9 @@ class Undo:
         failed = []
         while self._entries:
             what, action = self._entries.pop()
-            failed.append(self._steps.run(f"undo: {what}", str, lambda w=what, a=action: self._persist(w, a)))  # type: ignore[misc]
+            undone = partial(persist, self._world, self._within, what, action)
+            failed.append(self._steps.run(f"undo: {what}", str, undone))
         return tuple(words for words in failed if words)
-
-    def _persist(self, what: str, action: Callable[[], None]) -> str:
-        """Try until the time for one undo is over; "" or why it could not be done."""
-        began = self._world.clock.monotonic_ns()
-        while True:
-            try:
-                action()
-            except OwnershipLostError:
-                raise
-            except ReaperError as error:
-                if _elapsed(self._world, began) > self._within:
-                    return f"could not {what}: {error}"
-                self._world.clock.sleep(_UNDO_AGAIN_AFTER)
-            else:
-                return ""
 
 
 @dataclass(frozen=True, kw_only=True)

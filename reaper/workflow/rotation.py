@@ -161,7 +161,7 @@ class Rotation:
         left = self._undo.run()
         message = "; ".join((str(error), *left))
         state = RunState.REFUSED if isinstance(error, RefusedError) else RunState.UNDONE
-        self._end(RunState.STUCK if left else state, message)
+        self._after.record_the_end(RunState.STUCK if left else state, None, message)
         if left and not isinstance(error, CallAPersonError):
             raise CallAPersonError(message) from error
 
@@ -170,12 +170,8 @@ class Rotation:
         after, name = self._after, self._plan.victim.short
         after.step(f"quarantine {name}", lambda: after.put_away(KEPT_FOR_A_PERSON))
         message = "; ".join((why, *after.faults))
-        self._end(RunState.STUCK, message)
+        after.record_the_end(RunState.STUCK, None, message)
         return CallAPersonError(message)
-
-    def _end(self, state: RunState, message: str) -> None:
-        run, journal = self._plan.run, self._world.journal
-        self._after.step("record the end", lambda: journal.end(run, state, None, message))
 
     # ---- guards
 

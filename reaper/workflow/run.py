@@ -1,12 +1,31 @@
 """One run's timeline: steps in, events out, with the clock injected."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
-from reaper.domain.errors import ReaperError
+from reaper.domain.errors import OwnershipLostError, ReaperError
 from reaper.domain.plan import Plan, StepName
 from reaper.domain.verdict import Event, EventKind
 from reaper.workflow.ports import World
+
+_AGAIN_AFTER = timedelta(seconds=1)
+
+
+def persist(world: World, within: timedelta, what: str, action: Callable[[], None]) -> str:
+    """Try something until it is done or its time is over; "" or why it could not be done."""
+    deadline = world.clock.monotonic_ns() + int(within.total_seconds() * 1e9)
+    while True:
+        try:
+            action()
+        except OwnershipLostError:
+            raise
+        except ReaperError as error:
+            if world.clock.monotonic_ns() > deadline:
+                return f"could not {what}: {error}"
+            world.clock.sleep(_AGAIN_AFTER)
+        else:
+            return ""
 
 
 class Timeline:
