@@ -66,7 +66,7 @@ def kill_by_reaper(shop: Workshop, replacement: Replacement, master: Instance) -
         if done.code != ExitCode.REFUSED or len(refusals) == _TRIES:
             raise TryAgainError("; ".join(refusals))
     run = str(json.loads(done.out)["run"])
-    store = shop.site.store
+    store = shop.site.runs
     verdict = store.run(run).verdict
     if verdict is None or verdict.outage is None or verdict.ledger is None:
         raise TryAgainError(f"run {run} has no outage in its verdict")

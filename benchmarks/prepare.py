@@ -135,7 +135,7 @@ def build_by_reaper(shop: Workshop) -> Watch:
     done = shop.reaper("rotate", LAB, "--output", "json")
     if done.code != 0:
         raise TryAgainError(f"reaper rotate: {done.last_words}")
-    timeline = shop.site.store.timeline(str(json.loads(done.out)["run"]))
+    timeline = shop.site.runs.timeline(str(json.loads(done.out)["run"]))
     took = {e.step: e.took_ns / 1e9 for e in timeline if e.took_ns is not None}
     shop.settle(SIZE)
     return Watch({step.value: took[step] for step in (StepName.SNAPSHOT, StepName.LAUNCH, StepName.JOIN)})

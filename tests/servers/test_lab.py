@@ -506,11 +506,18 @@ def test_no_password_is_on_a_command_line_in_a_log_or_in_the_store(make_lab: Cal
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        with site.background("rotate", "lab") as rotation:
-            until(lambda: bool(site.cli("runs", "lab", "--output", "json").json()), "the rotation has begun")
+        with site.background("rotate", "lab", "--approval", "2m") as rotation:
+
+            def waiting() -> list[str]:
+                runs = site.cli("runs", "lab", "--output", "json").json()
+                return [r["run"] for r in runs if "a person's yes" in r["waits_for"]]
+
+            until(lambda: bool(waiting()), "the rotation waits for a yes", 60)
+            run = waiting()[0]
             for command in (("lab", "down"), ("rotate", "lab"), ("kill", "local:lab/n2", "--yes"), ("retire", "lab")):
                 said = site.cli(*command)
-                refused_in_one_sentence(said, ExitCode.REFUSED, f"process {rotation.pid}")
+                refused_in_one_sentence(said, ExitCode.REFUSED, run)
+            assert site.cli("approve", run).code == ExitCode.GOOD
             out, err = rotation.communicate(timeout=120)
     finally:
         stop.set()
