@@ -178,7 +178,10 @@ def status(
             if cluster:
                 raise
             faults.append(str(error))  # one broken book does not hide the other clusters
-    paused = here.paused()
+    try:
+        paused = here.paused()
+    except ReaperError as error:  # whoever looks at a cluster in trouble has no use for a second trouble
+        paused = f"perhaps paused, which cannot be told: {error}"
     if paused:
         sys.stderr.write(f"reaper: {paused}\n")
     if wanted is Output.JSON:

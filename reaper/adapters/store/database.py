@@ -107,7 +107,7 @@ class Database:
                     tx.do(statement)
         except TryAgainError as error:
             raise UsageError(
-                f"the store {self._name} cannot be opened: {error.__cause__}. Mend it, or name another one"
+                f"the store {self._name} cannot be opened: {_reason(error.__cause__)}. Mend it, or name another one"
             ) from error
 
     def __str__(self) -> str:
@@ -136,9 +136,9 @@ class Database:
         try:
             yield
         except sa.exc.SQLAlchemyError as error:
-            cause = getattr(error, "orig", None) or error
             raise TryAgainError(
-                f"the store {self._name} did not answer: {cause}. See to it (space, access, network), then try again"
+                f"the store {self._name} did not answer: {_reason(error)}. See to it (space, access, network),"
+                " then try again"
             ) from error
 
 
@@ -174,6 +174,11 @@ def _open_sqlite(path: Path) -> sa.Engine:
         connection.exec_driver_sql("begin" if reads else "begin immediate")
 
     return engine
+
+
+def _reason(error: BaseException | None) -> object:
+    """What the driver said, without the library's advice around it."""
+    return getattr(error, "orig", None) or error
 
 
 class Place:
