@@ -4,6 +4,8 @@ VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Test files at a time; 0: one after the other, in one process.
+WORKERS ?= 2
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .PHONY: demo test check simulate bench install servers postgres clean
@@ -12,7 +14,7 @@ demo: install servers
 	PATH="$(CURDIR)/$(BIN):$$PATH" docs/demo.sh
 
 test: install servers postgres check
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
 check: install
 	$(BIN)/ruff check .
