@@ -242,6 +242,27 @@ def test_the_lever_holds_a_run_before_its_kill_until_it_is_released() -> None:
     assert any("anna looks at something" in w for w in words)
 
 
+def test_I9_a_wish_to_stop_in_the_process_that_resumes_after_the_kill_is_only_answered() -> None:
+    """The kill was recorded by the process that died; the one that replays it did not kill and only goes forward."""
+    whole = Stage()
+    plan = whole.plan("n1", Replacement.AFTER, outage_budget=60 * SECOND)
+    points = run_until_cut(whole, plan, None)
+    resumed = 0
+    for cut_at in range(_first_point_after_the_death(plan), points + 1, 9):
+        stage = Stage()
+        plan = stage.plan("n1", Replacement.AFTER, outage_budget=60 * SECOND)
+        run_until_cut(stage, plan, cut_at)
+        if not any(entry.name == "cutover" for entry in stage.diaries[plan.run].entries):
+            continue  # the dead process had recorded no kill
+        another_process(stage)
+        stage.fleet.interrupt.wished = True
+        verdict = stage.follow(plan)
+        resumed += 1
+        assert verdict.good, f"cut at {cut_at} of {points}: {verdict.faults}"
+        assert verdict.copies_after == 3, f"cut at {cut_at} of {points}"
+    assert resumed > 5
+
+
 def test_a_resumed_run_counts_the_time_in_which_reaper_was_dead() -> None:
     stage = Stage()
     plan = stage.plan(outage_budget=1 * SECOND)
