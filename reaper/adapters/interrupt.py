@@ -75,8 +75,7 @@ class StoreInterrupt:
         self._ask_at = self._clock() + _ASK_EVERY_S
         message = self._told_to_stop()
         if message is not None:
-            why = f": {message.text}" if message.text else ""
-            raise AbortedError(f"aborted by {message.who} at {message.when}{why}; nothing is left of this run")
+            raise AbortedError(f"aborted {message.by}; nothing is left of this run")
 
     def cross(self) -> None:
         """The point of no return."""

@@ -1,5 +1,6 @@
 """Runs as recorded steps: the body that the engine follows, and a person who may interrupt it."""
 
+import json
 import os
 import socket
 import threading
@@ -12,8 +13,9 @@ from getpass import getuser
 from pydantic import ValidationError
 
 from reaper.adapters.interrupt import SignalInterrupt, StoreInterrupt
+from reaper.adapters.store.codec import decode, encode
 from reaper.adapters.store.engine import Engine
-from reaper.adapters.store.journal import RunRecord, decode, encode
+from reaper.adapters.store.journal import RunRecord
 from reaper.cli.compose import Site
 from reaper.cli.journal import Fan, announcer
 from reaper.cli.logging import bring_in
@@ -45,7 +47,7 @@ def following(site: Site) -> Iterator[Engine]:
 
     def body(steps: Steps, run: str, argument: Json) -> Json:
         try:
-            plan = decode(Plan, encode(object, argument))
+            plan = decode(Plan, json.dumps(argument))
         except ValidationError as error:
             raise CallAPersonError(f"the plan of {run} cannot be read by this version of reaper: {error}") from error
         return encode(RunVerdict, Rotation(_world(site, run), plan, steps).execute())

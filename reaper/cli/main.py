@@ -213,8 +213,8 @@ def rotate(
 ) -> None:
     """Replace a cluster's master: build an heir, kill the master, fail over, prove the cost, retire it."""
     from reaper.cli.compose import site
+    from reaper.cli.runs import refuse_unfinished, unfinished
     from reaper.cli.runs import resume as resume_run
-    from reaper.cli.runs import unfinished
     from reaper.domain.plan import Replacement
 
     policy = Policy(
@@ -229,10 +229,9 @@ def rotate(
         probe_rate=probe_rate,
     )
     here = site()
-    left = unfinished(here, cluster)
-    if left is not None:
-        if dry_run:
-            raise RefusedError(f"the run {left.run} was interrupted: `reaper resume {left.run}` goes on with it")
+    if dry_run:
+        refuse_unfinished(here, cluster)
+    elif left := unfinished(here, cluster):
         sys.stderr.write(f"reaper: goes on with {left.run}, whose process died\n")
         raise typer.Exit(int(resume_run(here, left.run, _output(output))))
     _refuse_paused(here, dry_run)

@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from reaper.adapters.interrupt import SignalInterrupt
-from reaper.adapters.store.journal import RunRecord, RunStore, encode
+from reaper.adapters.store.codec import encode
+from reaper.adapters.store.journal import RunRecord, RunStore
 from reaper.adapters.store.work import Limits, Ticket
 from reaper.cli import durable
 from reaper.cli.compose import Site

@@ -24,7 +24,7 @@ from reaper.workflow.cutover import Moments
 from reaper.workflow.evidence import client_costs, ledger_faults, parts_of, worst
 from reaper.workflow.observe import observe
 from reaper.workflow.ports import Probe, Server, World
-from reaper.workflow.prepare import Names, Undo, build_replacement
+from reaper.workflow.prepare import Names, Undo, build_replacement, victim_of
 from reaper.workflow.run import Timeline, persist
 from reaper.workflow.steps import Steps
 
@@ -226,22 +226,18 @@ class Aftermath:
 
     def put_away(self, keep: timedelta) -> None:
         """Quarantine the victim for so long."""
-        victim = self._victim()
+        victim = victim_of(self._world, self._plan)
         if victim is None:
             return  # deleted by the process that this run is resumed from
         with self._timeline.step(StepName.QUARANTINE, f"{victim.id.short} is never started again"):
             self._world.fleet.quarantine(victim, self._world.clock.now() + keep)
-
-    def _victim(self) -> Instance | None:
-        members = self._world.fleet.members(self._plan.cluster)
-        return next((m for m in members if m.id == self._plan.victim), None)
 
     def _give_up_victim(self) -> None:
         """Delete the victim, or let its quarantine end when the policy says."""
         if self._plan.policy.quarantine:
             self.put_away(self._plan.policy.quarantine)
             return
-        victim = self._victim()
+        victim = victim_of(self._world, self._plan)
         if victim is not None:
             with self._timeline.step(StepName.RETIRE, f"delete {victim.id.short}"):
                 self._world.fleet.retire(victim)
@@ -254,10 +250,17 @@ class Aftermath:
 
     def forget_rows(self) -> None:
         """Delete what the run wrote into the cluster's tables."""
-        names, run = self._names, self._plan.run
-        for table in (names.probe_table, names.second_probe_table):
-            self.attempt("drop the probe's table", partial(self.on_master, partial(_drop, table)))
-        self.attempt("clear the marker row", lambda: self.on_master(lambda s: s.clear_marker(run)))
+        for table in (self._names.probe_table, self._names.second_probe_table):
+            self.attempt("drop the probe's table", partial(self.drop_probe_table, table))
+        self.attempt("clear the marker row", self.clear_marker)
+
+    def drop_probe_table(self, table: str) -> None:
+        """Drop a probe's table on whoever takes writes."""
+        self.on_master(lambda s: s.drop_probe_table(table))
+
+    def clear_marker(self) -> None:
+        """Delete the run's marker row on whoever takes writes."""
+        self.on_master(lambda s: s.clear_marker(self._plan.run))
 
     def _check_topology(self, expected: int) -> Checked:
         """How many copies there are; an unsound shape, a replica that does not replicate, is a fault."""
@@ -288,7 +291,3 @@ class Aftermath:
         if self._plan.policy.loss is Loss.FORBIDDEN and not (state and state.source_active and state.source_clients):
             faults.append(f"semi-sync is not on at {shape.master.instance.id.short}: its writes can be lost (E02)")
         return faults
-
-
-def _drop(table: str, server: Server) -> None:
-    server.drop_probe_table(table)

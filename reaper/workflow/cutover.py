@@ -206,12 +206,12 @@ def cut_over(world: World, armed: Armed, timeline: Timeline) -> Succession:
     _apply(armed, election, {c.instance: c for c in candidates})
     laps.done(StepName.APPLY, f"{heir.id.short} applied everything received")
     applied_ns = laps.at
-    still_ours(armed)
+    _still_ours(armed)
     siblings = [c.instance for c in candidates if c.instance != election.heir]
     repoints = {i: armed.pool.submit(_repoint, world, armed, i, heir) for i in siblings}
     armed.servers[heir.id].promote(arm_semi_sync=armed.lossless and bool(siblings))
     laps.done(StepName.PROMOTE, f"{heir.id.short} is open for writes")
-    still_ours(armed)
+    _still_ours(armed)
     armed.endpoint.route(heir.address, armed.victim.address)
     laps.done(StepName.REROUTE, f"{armed.endpoint.listen} leads to {heir.address}")
     faults += [fault for fault in (wait.result() for wait in repoints.values()) if fault]
@@ -223,7 +223,7 @@ def cut_over(world: World, armed: Armed, timeline: Timeline) -> Succession:
     return Succession(heir=heir, moments=Moments(*laps.moments), proof=proof, faults=tuple(faults))
 
 
-def still_ours(armed: Armed) -> None:
+def _still_ours(armed: Armed) -> None:
     """OwnershipLostError if another worker goes on with the run: this one woke up too late.
 
     A store that does not answer at once is not waited for while clients are: nobody can take a run over without it,

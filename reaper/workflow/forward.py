@@ -124,7 +124,7 @@ class Forward:
     def _first_write(self) -> int:
         """When a new probe's writes are acknowledged, on the monotonic clock."""
         table = self._names.second_probe_table
-        self._after.on_master(lambda s: s.drop_probe_table(table))
+        self._after.drop_probe_table(table)
         self._after.on_master(lambda s: s.create_probe_table(table))
         with contextlib.closing(self._world.start_probe(self._plan, table)) as probe:
             ledger = probe.stop()

@@ -269,3 +269,8 @@ def instance_of(world: World, cluster: str, instance: InstanceId) -> Instance:
         if member.id == instance:
             return member
     raise TryAgainError(f"{instance} is no longer a member of {cluster}")
+
+
+def victim_of(world: World, plan: Plan) -> Instance | None:
+    """The provider's present record of the victim; None: it was deleted, by whoever this run is gone on from."""
+    return next((m for m in world.fleet.members(plan.cluster) if m.id == plan.victim), None)

@@ -14,7 +14,7 @@ from reaper.workflow.aftermath import GONE, Aftermath
 from reaper.workflow.cutover import open_again
 from reaper.workflow.forward import Forward
 from reaper.workflow.ports import World
-from reaper.workflow.prepare import Names, retire_by_token
+from reaper.workflow.prepare import Names, retire_by_token, victim_of
 from reaper.workflow.run import Timeline
 from reaper.workflow.steps import Unrecorded
 
@@ -36,7 +36,7 @@ class Resumption:
         CallAPersonError: it cannot be finished, neither way.
         """
         world, plan = self._world, self._plan
-        victim = next((m for m in world.fleet.members(plan.cluster) if m.id == plan.victim), None)
+        victim = victim_of(world, plan)
         if victim and victim.state not in (*GONE, InstanceState.FROZEN):
             self._undo(victim)
             message = "it had not come to the kill: everything that it made is undone, run it again"

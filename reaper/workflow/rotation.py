@@ -41,7 +41,7 @@ from reaper.workflow.evidence import client_costs
 from reaper.workflow.forward import Forward
 from reaper.workflow.observe import mark, observe, watch
 from reaper.workflow.ports import Probe, World
-from reaper.workflow.prepare import Names, Undo, build_replacement, instance_of
+from reaper.workflow.prepare import Names, Undo, build_replacement, instance_of, victim_of
 from reaper.workflow.run import Timeline
 from reaper.workflow.steps import Op, Steps
 
@@ -135,7 +135,7 @@ class Rotation:
         plan, steps, after = self._plan, self._steps, self._after
         passed = steps.run("guards", Passed, self._pass_first_guards)
         after.master, self._lossless = passed.master, passed.lossless
-        self._undo.push("clear the marker row", lambda: after.on_master(lambda s: s.clear_marker(plan.run)))
+        self._undo.push("clear the marker row", after.clear_marker)
         steps.run("marker", NoneType, self._pass_marked_guards)
         heir = None
         if plan.replacement is Replacement.BEFORE:
@@ -144,7 +144,7 @@ class Rotation:
             )
         self._ask_a_person(heir)
         table = self._names.probe_table
-        self._undo.push("drop the probe's table", lambda: after.on_master(lambda s: s.drop_probe_table(table)))
+        self._undo.push("drop the probe's table", lambda: after.drop_probe_table(table))
         self._undo.push("open the drained master", self._open_victim_again)
         steps.run("get ready", NoneType, lambda: self._get_ready(heir))
         try:
@@ -231,18 +231,15 @@ class Rotation:
         if message is None:
             raise AbortedError(f"nobody approved the {what} within {within}: everything is undone")
         if message.op is Op.ABORT:
-            raise AbortedError(
-                f"aborted by {message.who} at {message.when}{f': {message.text}' if message.text else ''}"
-            )
-        said = f"approved by {message.who} at {message.when}"
+            raise AbortedError(f"aborted {message.by}")
+        said = f"approved {message.by}"
         steps.run("note the approval", NoneType, lambda: self._timeline.note(StepName.KILL, said))
 
     # ---- the kill, under the probe
 
     def _open_victim_again(self) -> None:
-        members = self._world.fleet.members(self._plan.cluster)
-        victim = next((m for m in members if m.id == self._plan.victim and m.state is InstanceState.RUNNING), None)
-        if victim is not None:
+        victim = victim_of(self._world, self._plan)
+        if victim is not None and victim.state is InstanceState.RUNNING:
             open_again(self._world, self._plan, victim)
 
     def _get_ready(self, heir: Instance | None) -> None:
@@ -266,7 +263,7 @@ class Rotation:
         victim = instance_of(world, plan.cluster, plan.victim)
         others = [m.instance for m in living(observe(world, plan.cluster)) if m.instance.id != plan.victim]
         # Rows of a probe whose process died before the kill are no evidence, and would be counted as duplicates.
-        self._after.on_master(lambda s: s.drop_probe_table(table))
+        self._after.drop_probe_table(table)
         self._after.on_master(lambda s: s.create_probe_table(table))
         probe = stage.enter_context(contextlib.closing(world.start_probe(plan, table)))
         with self._timeline.step(StepName.PROBE, "clients write through the endpoint"):
@@ -304,7 +301,7 @@ class Rotation:
         world, plan = self._world, self._plan
         deadline = world.clock.monotonic_ns() + int(plan.policy.fence_within.total_seconds() * 1e9)
         while True:
-            victim = next((m for m in world.fleet.members(plan.cluster) if m.id == plan.victim), None)
+            victim = victim_of(world, plan)
             if victim is None or victim.state in (*GONE, InstanceState.FROZEN):
                 return True, victim
             try:

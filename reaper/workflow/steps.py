@@ -29,6 +29,11 @@ class Message:
     when: str  # ISO 8601, UTC
     text: str = ""
 
+    @property
+    def by(self) -> str:
+        """Who said it, when and why, to follow what was done."""
+        return f"by {self.who} at {self.when}{f': {self.text}' if self.text else ''}"
+
 
 class Steps(Protocol):
     """The steps of one run, in order. A run that dies is started again and replays what was recorded."""

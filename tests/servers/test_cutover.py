@@ -17,16 +17,28 @@ import pymysql
 import pytest
 from labs import Lab, alive, until
 from labs import Site as Home
-from witness import Found, OneOpen, Writers, events, hang_up, own_tables, servers_of, session_of, topology
+from witness import (
+    Found,
+    OneOpen,
+    Writers,
+    events,
+    follow_by_hand,
+    hang_up,
+    open_by_hand,
+    own_tables,
+    route_by_hand,
+    servers_of,
+    session_of,
+    topology,
+)
 
 from reaper.adapters.clock import SystemClock
 from reaper.adapters.interrupt import SignalInterrupt
-from reaper.adapters.local.endpoint import LocalEndpoint
 from reaper.adapters.local.fleet import LocalFleet
 from reaper.adapters.mysql.engine_mariadb import MariadbEngine
 from reaper.cli.compose import Site
 from reaper.domain.errors import CallAPersonError, ExitCode, ReaperError, TryAgainError
-from reaper.domain.facts import Address, Instance, InstanceId
+from reaper.domain.facts import Instance, InstanceId
 from reaper.domain.plan import Plan, Replacement
 from reaper.domain.policy import KillMode, Loss, Policy
 from reaper.domain.verdict import Event, GuardVerdict, RunState, RunVerdict
@@ -392,7 +404,6 @@ def test_nobody_is_promoted_beside_a_master_that_somebody_else_just_made(broken:
 
 def _switch_over(lab: Lab, old: str, new: str, other: str, *, clients: bool = True) -> None:
     """A planned switch by somebody else; `clients`: the endpoint is moved too, and not later."""
-    book = lab.book()
     with session_of(lab, old) as session, session.cursor() as cursor:
         cursor.execute("SET GLOBAL read_only = ON")
         cursor.execute("FLUSH TABLES WITH READ LOCK")
@@ -400,29 +411,13 @@ def _switch_over(lab: Lab, old: str, new: str, other: str, *, clients: bool = Tr
         position = cursor.fetchone()["@@global.gtid_binlog_pos"]  # type: ignore[index,call-overload]
         for name in (new, other):
             lab.sql(name, f"SELECT MASTER_GTID_WAIT('{position}', 20)")
-    for statement in (
-        "STOP SLAVE",
-        "RESET SLAVE ALL",
-        "SET GLOBAL rpl_semi_sync_master_enabled = ON",
-        "SET GLOBAL read_only = OFF",
-    ):
-        lab.sql(new, statement)
+    open_by_hand(lab, new)
     lab.sql(old, "SET GLOBAL rpl_semi_sync_master_enabled = OFF")
     lab.sql(old, f"SET GLOBAL gtid_slave_pos = '{position}'")
-    address = Address("127.0.0.1", lab.record(new)["port"])
     for name in (old, other):
-        lab.sql(name, "STOP SLAVE")
-        lab.sql(
-            name,
-            f"CHANGE MASTER TO MASTER_HOST='{address.host}', MASTER_PORT={address.port}, MASTER_USER='replication',"
-            f" MASTER_PASSWORD='{book['replication']['password']}', MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1",
-        )
-        lab.sql(name, "START SLAVE")
-    if not clients:
-        return
-    listen = Address("127.0.0.1", book["endpoint_port"])
-    with contextlib.closing(LocalEndpoint(listen, lab.directory / "endpoint" / "control.sock")) as door:
-        door.route(address, None)
+        follow_by_hand(lab, name, new)
+    if clients:
+        route_by_hand(lab, new)
 
 
 # ---- what the dead master takes with it

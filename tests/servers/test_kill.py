@@ -1,6 +1,5 @@
 """`reaper kill` on real clusters that an application writes to."""
 
-import contextlib
 import re
 import threading
 import time
@@ -9,11 +8,20 @@ from collections.abc import Iterator
 import pymysql
 import pytest
 from labs import Lab, Said, Site, alive, until
-from witness import OneOpen, Writers, connect, own_tables, servers_of, store_of, topology
+from witness import (
+    OneOpen,
+    Writers,
+    connect,
+    follow_by_hand,
+    open_by_hand,
+    own_tables,
+    route_by_hand,
+    servers_of,
+    store_of,
+    topology,
+)
 
-from reaper.adapters.local.endpoint import LocalEndpoint
 from reaper.adapters.store.journal import RunStore
-from reaper.domain.facts import Address
 from reaper.domain.plan import Role
 from reaper.domain.verdict import EventKind, RunState
 
@@ -210,25 +218,10 @@ class FailoverTool:
         received = {n: lab.sql(n, "SHOW ALL SLAVES STATUS")[0]["Gtid_IO_Pos"] for n in self._others}
         heir, *siblings = sorted(self._others, key=lambda n: -int(received[n].rsplit("-", 1)[-1]))
         lab.sql(heir, f"SELECT MASTER_GTID_WAIT('{received[heir]}', 10)")
-        for statement in (
-            "STOP SLAVE",
-            "RESET SLAVE ALL",
-            "SET GLOBAL rpl_semi_sync_master_enabled = ON",
-            "SET GLOBAL read_only = OFF",
-        ):
-            lab.sql(heir, statement)
-        book, port = lab.book(), lab.record(heir)["port"]
+        open_by_hand(lab, heir)
         for sibling in siblings:
-            lab.sql(sibling, "STOP SLAVE")
-            lab.sql(
-                sibling,
-                f"CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={port}, MASTER_USER='replication',"
-                f" MASTER_PASSWORD='{book['replication']['password']}', MASTER_USE_GTID=slave_pos",
-            )
-            lab.sql(sibling, "START SLAVE")
-        door = LocalEndpoint(Address("127.0.0.1", book["endpoint_port"]), lab.directory / "endpoint" / "control.sock")
-        with contextlib.closing(door):
-            door.route(Address("127.0.0.1", port), None)
+            follow_by_hand(lab, sibling, heir)
+        route_by_hand(lab, heir)
 
 
 def test_a_failover_by_the_sites_own_tool_is_watched_and_graded(site: Site) -> None:

@@ -16,10 +16,14 @@ import pymysql
 from labs import Lab, alive, until
 
 from reaper.adapters.interrupt import SignalInterrupt
+from reaper.adapters.local.endpoint import LocalEndpoint
+from reaper.adapters.local.lab import LOOPBACK
+from reaper.adapters.store.codec import encode
 from reaper.adapters.store.database import Place
-from reaper.adapters.store.journal import RunStore, encode
+from reaper.adapters.store.journal import RunStore
 from reaper.cli import compose
 from reaper.cli.render import view_as_json
+from reaper.domain.facts import Address
 from reaper.domain.verdict import Event
 from reaper.workflow.observe import observe
 
@@ -304,3 +308,33 @@ def session_of(lab: Lab, instance: str) -> Iterator["pymysql.connections.Connect
         yield session
     finally:
         hang_up(session)
+
+
+def open_by_hand(lab: Lab, instance: str) -> None:
+    """Make a replica that has applied everything a master, as another tool or a person would."""
+    for statement in (
+        "STOP SLAVE",
+        "RESET SLAVE ALL",
+        "SET GLOBAL rpl_semi_sync_master_enabled = ON",
+        "SET GLOBAL read_only = OFF",
+    ):
+        lab.sql(instance, statement)
+
+
+def follow_by_hand(lab: Lab, replica: str, source: str) -> None:
+    """Let a replica replicate from another member."""
+    lab.sql(replica, "STOP SLAVE")
+    lab.sql(
+        replica,
+        f"CHANGE MASTER TO MASTER_HOST='{LOOPBACK}', MASTER_PORT={lab.record(source)['port']},"
+        f" MASTER_USER='replication', MASTER_PASSWORD='{lab.book()['replication']['password']}',"
+        " MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1",
+    )
+    lab.sql(replica, "START SLAVE")
+
+
+def route_by_hand(lab: Lab, instance: str) -> None:
+    """Let the endpoint lead to a member, whoever it led to before."""
+    listen = Address(LOOPBACK, lab.book()["endpoint_port"])
+    with contextlib.closing(LocalEndpoint(listen, lab.directory / "endpoint" / "control.sock")) as door:
+        door.route(Address(LOOPBACK, lab.record(instance)["port"]), None)

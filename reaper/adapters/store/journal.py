@@ -2,19 +2,16 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
-from pydantic import TypeAdapter
 
+from reaper.adapters.store.codec import decode, encode
 from reaper.adapters.store.database import Place, now
 from reaper.adapters.store.work import OpenRun, Work
 from reaper.domain.errors import UsageError
 from reaper.domain.plan import Plan
 from reaper.domain.verdict import Event, GuardVerdict, RunState, RunVerdict
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,23 +32,6 @@ class RunRecord:
     def interrupted(self) -> bool:
         """Recorded as running, but no living process follows it."""
         return self.state is RunState.RUNNING and not (self.follower and self.follower.alive)
-
-
-@cache
-def _codec(of: Any) -> TypeAdapter[Any]:  # Any: pydantic takes more than classes
-    return TypeAdapter(of)
-
-
-def encode(of: Any, value: object) -> str:
-    """A domain value as JSON: durations in ISO 8601, enumerations as their values."""
-    return _codec(of).dump_json(value).decode()
-
-
-def decode(of: type[T], text: str) -> T:
-    """A domain value from JSON. ValidationError: this version cannot read it."""
-    kind: Any = of
-    value: T = _codec(kind).validate_json(text)
-    return value
 
 
 class RunStore:

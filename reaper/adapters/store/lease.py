@@ -17,12 +17,13 @@ import zlib
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, Protocol
-
-import psycopg
+from typing import IO, TYPE_CHECKING, Protocol
 
 from reaper.adapters.store.database import KEEPALIVES, SPACE, Database, Transaction, now
 from reaper.domain.errors import TryAgainError
+
+if TYPE_CHECKING:
+    import psycopg
 
 _log = logging.getLogger("reaper.store")
 
@@ -173,7 +174,7 @@ def _is_locked(path: Path) -> bool:
 
 
 class _SessionHold:
-    def __init__(self, session: psycopg.Connection, executor: str, lost: Callable[[], None]) -> None:
+    def __init__(self, session: "psycopg.Connection", executor: str, lost: Callable[[], None]) -> None:
         self._session = session
         self._executor = executor
         self._closing = threading.Event()
@@ -181,6 +182,8 @@ class _SessionHold:
         threading.Thread(target=self._beat, args=(lost,), daemon=True, name="reaper-heartbeat").start()
 
     def _beat(self, lost: Callable[[], None]) -> None:
+        import psycopg
+
         while not self._closing.wait(HEARTBEAT.total_seconds()):
             try:
                 self._session.execute(_END_THE_MUTE, (SPACE, MUTE.total_seconds()))
@@ -198,6 +201,8 @@ class _SessionHold:
 
 
 def _hold_session(address: str, executor: str, lost: Callable[[], None]) -> _Hold | None:
+    import psycopg  # not needed, and not loaded, where the store is a file
+
     options = (
         "-c tcp_keepalives_idle=1 -c tcp_keepalives_interval=1 -c tcp_keepalives_count=3"
         " -c tcp_user_timeout=3000 -c statement_timeout=3000"

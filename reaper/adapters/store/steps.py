@@ -5,12 +5,12 @@ import logging
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from reaper.adapters.store.admission import owns, revived
+from reaper.adapters.store.codec import decode, encode
 from reaper.adapters.store.database import Database, Transaction
 from reaper.adapters.store.library import ConflictError, DivergedError, Library
 from reaper.domain.errors import OwnershipLostError, ReaperError, TryAgainError
@@ -45,11 +45,6 @@ class _NoRecord(BaseException):
     def __init__(self, error: ReaperError) -> None:
         super().__init__(error)
         self.error = error
-
-
-@cache
-def _codec(of: Any) -> TypeAdapter[Any]:  # Any: pydantic takes more than classes, e.g. `int | None`
-    return TypeAdapter(of)
 
 
 class Post:
@@ -114,14 +109,11 @@ class RunSteps:
 
     def run(self, name: str, of: type[T], effect: Callable[[], T]) -> T:
         """Do `effect` once and record its result; a replay returns the recorded result."""
-        kind: Any = of  # every type is hashable, which mypy does not see in a type variable
-        codec = _codec(kind)
-        recorded = self._step(name, lambda: cast(Json, json.loads(codec.dump_json(effect()))))
+        recorded = self._step(name, lambda: cast(Json, json.loads(encode(of, effect()))))
         try:
-            value: T = codec.validate_json(json.dumps(recorded))
+            return decode(of, json.dumps(recorded))
         except ValidationError as error:
             raise Broken(f"the record of step {name} cannot be read as {of}: {error}") from error
-        return value
 
     def own(self) -> None:
         """OwnershipLostError if another worker has taken this run over; TryAgainError if the store does not answer."""
@@ -149,7 +141,7 @@ class RunSteps:
         """The next message to this run or None when the time is over. Recorded like a step."""
         number = self._number + 1
         recorded = self._step("receive", lambda: self._next_message(number, within))
-        return None if recorded is None else cast(Message, _codec(Message).validate_python(recorded))
+        return None if recorded is None else decode(Message, json.dumps(recorded))
 
     # ---- the inside of a step
 
