@@ -94,12 +94,11 @@ class Forward:
         with self._timeline.step(StepName.PROMOTE, f"{heir.id.short} was opened before the process died"):
             with connections(world, plan.cluster, members) as servers:
                 for sibling in siblings:
-                    channels = servers[sibling.id].facts().channels
-                    if not (channels and channels[0].source == heir.address):
-                        after.attempt(
-                            f"make {sibling.id.short} follow {heir.id.short}",
-                            lambda s=servers[sibling.id]: s.follow(heir.address),  # type: ignore[misc]
-                        )
+                    # Also one that points at the heir already: it may have been stopped for that and not started again.
+                    after.attempt(
+                        f"make {sibling.id.short} follow {heir.id.short}",
+                        lambda s=servers[sibling.id]: s.follow(heir.address),  # type: ignore[misc]
+                    )
                 servers[heir.id].promote(arm_semi_sync=lossless and bool(siblings))
                 servers[heir.id].forget_source()
             with contextlib.closing(world.endpoint(plan.cluster)) as endpoint:

@@ -263,6 +263,28 @@ def test_I9_a_wish_to_stop_in_the_process_that_resumes_after_the_kill_is_only_an
     assert resumed > 5
 
 
+def test_I8_a_sibling_that_was_being_repointed_at_the_death_replicates_again() -> None:
+    """It points at the heir already, and its threads were not started any more."""
+    stage = Stage()
+    plan = stage.plan(outage_budget=60 * SECOND)
+
+    def cut() -> None:
+        raise PowerCutError
+
+    stage.fleet.faults.before("route", "*", cut)
+    with pytest.raises(PowerCutError):
+        stage.follow(plan)
+    sibling = stage.n("n2")
+    assert sibling.channel is not None
+    assert sibling.channel.source == stage.n("n4").address
+    sibling.stop_receiver()
+    sibling.stop_applier()
+    another_process(stage)
+    verdict = stage.follow(plan)
+    assert verdict.good, verdict.faults
+    assert stage.sound()
+
+
 def test_a_resumed_run_counts_the_time_in_which_reaper_was_dead() -> None:
     stage = Stage()
     plan = stage.plan(outage_budget=1 * SECOND)
