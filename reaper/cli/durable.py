@@ -1,11 +1,12 @@
 """Runs as recorded steps: the body that the engine follows, and a person who may interrupt it."""
 
+import contextlib
 import json
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from getpass import getuser
@@ -19,10 +20,10 @@ from reaper.adapters.store.journal import RunRecord
 from reaper.cli.compose import Site
 from reaper.cli.journal import Fan, announcer
 from reaper.cli.logging import bring_in
-from reaper.domain.errors import CallAPersonError, ReaperError, UsageError
+from reaper.domain.errors import CallAPersonError, ReaperError, TryAgainError, UsageError
 from reaper.domain.plan import Plan
 from reaper.domain.verdict import RunVerdict
-from reaper.workflow.ports import World
+from reaper.workflow.ports import Journal, World
 from reaper.workflow.resume import Resumption
 from reaper.workflow.rotation import Rotation
 from reaper.workflow.steps import Json, Message, Op, Steps
@@ -42,15 +43,15 @@ def message(op: Op, who: str, text: str) -> Message:
 
 
 @contextmanager
-def following(site: Site) -> Iterator[Engine]:
-    """An engine in this process that follows rotations."""
+def following(site: Site, listener: Callable[[], Journal] = announcer) -> Iterator[Engine]:
+    """An engine in this process that follows rotations. Each run gets a listener of its own."""
 
     def body(steps: Steps, run: str, argument: Json) -> Json:
         try:
             plan = decode(Plan, json.dumps(argument))
         except ValidationError as error:
             raise CallAPersonError(f"the plan of {run} cannot be read by this version of reaper: {error}") from error
-        return encode(RunVerdict, Rotation(_world(site, run), plan, steps).execute())
+        return encode(RunVerdict, Rotation(_world(site, run, listener()), plan, steps).execute())
 
     bring_in("dbos", "reaper.store")
     with Engine(site.place.database, body, version=VERSION, name=f"{socket.gethostname()}-{os.getpid()}") as engine:
@@ -71,7 +72,7 @@ def resume(site: Site, engine: Engine, record: RunRecord) -> RunVerdict:
     taken = engine.take(record.run)
     taken.own()
     try:
-        verdict = Resumption(_world(site, record.run), record.plan).execute()
+        verdict = Resumption(_world(site, record.run, announcer()), record.plan).execute()
     except ReaperError as error:
         engine.finish(record.run, error)
         raise
@@ -79,9 +80,9 @@ def resume(site: Site, engine: Engine, record: RunRecord) -> RunVerdict:
     return verdict
 
 
-def _world(site: Site, run: str) -> World:
+def _world(site: Site, run: str, listener: Journal) -> World:
     interrupt = StoreInterrupt(_SIGNALS, lambda: site.work.told_to_stop(run), time.monotonic)
-    return site.world(Fan(site.runs, announcer()), interrupt)
+    return site.world(Fan(site.runs, listener), interrupt)
 
 
 @contextmanager
@@ -91,7 +92,10 @@ def heeding_signals(site: Site, run: str) -> Iterator[None]:
 
     def tell() -> None:
         while not done.wait(0.1):
-            if _SIGNALS.wished.is_set():
+            if not _SIGNALS.wished.is_set():
+                continue
+            # It may not have begun yet, or have ended by now, or the store may be busy: then it is said again.
+            with contextlib.suppress(UsageError, TryAgainError):
                 site.work.send(run, message(Op.ABORT, person(), "stopped by a signal"))
                 return
 

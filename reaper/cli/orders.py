@@ -5,10 +5,8 @@ from typing import Annotated
 
 import typer
 
+from reaper.cli.options import Run, Who
 from reaper.domain.errors import UsageError
-
-Run = Annotated[str, typer.Argument(help="A run's name, or its beginning.")]
-Who = Annotated[str | None, typer.Option(help="In whose name; you@this-machine if left out.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -21,18 +19,23 @@ def approve(run: Run, who: Who = None) -> None:
     """Say yes to the kill that a run waits for."""
     from reaper.cli.compose import site
     from reaper.cli.durable import message, person
+    from reaper.cli.render import plan_table
+    from reaper.cli.runs import console
     from reaper.workflow.steps import Op
 
     here = site()
     record = here.runs.run(run)
-    waits = record.follower.waits_for if record.follower else ""
+    follower = record.follower
+    waits = follower.waits_for if follower else ""
     if not waits.startswith("a person's yes"):
         raise UsageError(f"{record.run} does not wait for a person's yes{f', but for {waits}' if waits else ''}")
     here.work.send(record.run, message(Op.APPROVE, who or person(), ""))
     plan = record.plan
+    console().print(plan_table(plan))
+    then = f"; its process is gone: `reaper resume {record.run}`, or a worker, goes on" if record.interrupted else ""
     sys.stdout.write(
-        f"{record.run}: approved by {who or person()}: {plan.policy.mode} kill of {plan.victim}, "
-        f"the {plan.role} of {plan.cluster}\n"
+        f"\n{record.run}: approved by {who or person()}: {plan.policy.mode} kill of {plan.victim}, "
+        f"the {plan.role} of {plan.cluster}{then}\n"
     )
 
 
@@ -42,10 +45,17 @@ def abort(
     """Stop a run before its kill: everything that it made is undone. After the kill it goes on to its end."""
     from reaper.cli.compose import site
     from reaper.cli.durable import message, person
+    from reaper.domain.verdict import RunState
     from reaper.workflow.steps import Op
 
     here = site()
     record = here.runs.run(run)
+    why = f"withdrawn from the queue by {who or person()}{f': {reason}' if reason else ''}"
+    if record.queued and here.work.withdraw(record.run, why):
+        here.runs.begin(record.plan)
+        here.runs.end(record.run, RunState.UNDONE, None, why)
+        sys.stdout.write(f"{record.run}: {why}; it had not begun\n")
+        return
     here.work.send(record.run, message(Op.ABORT, who or person(), reason))
     then = (
         f"its process is gone: `reaper resume {record.run}`, or a worker, carries it out"
@@ -61,7 +71,9 @@ def pause(
     """Pull the lever: no run begins, and those under way hold before what cannot be undone."""
     from reaper.cli.compose import site
     from reaper.cli.durable import person
+    from reaper.cli.logging import bring_in
 
+    bring_in("reaper.store")
     here = site()
     here.work.pause(reason, who or person())
     sys.stdout.write(f"{here.paused()}\n`reaper unpause` lifts it\n")
@@ -71,7 +83,9 @@ def unpause(who: Who = None) -> None:
     """Let go of the lever."""
     from reaper.cli.compose import site
     from reaper.cli.durable import person
+    from reaper.cli.logging import bring_in
 
+    bring_in("reaper.store")
     here = site()
     was = here.paused()
     here.work.unpause(who or person())
@@ -90,6 +104,7 @@ def worker(
     from reaper.adapters.store.work import Limits
     from reaper.cli.compose import site
     from reaper.cli.durable import following
+    from reaper.cli.journal import LogJournal
 
     here, stop = site(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -99,6 +114,6 @@ def worker(
         clusters = len(here.fleet.clusters()) if percent is not None else None
         return Limits(in_flight=limit, per_group=per_group, percent=percent, of_clusters=clusters)
 
-    with following(here) as engine:
+    with following(here, LogJournal) as engine:
         sys.stderr.write(f"reaper: worker {engine.executor} follows runs; SIGTERM stops it\n")
         engine.work(limits, stop)

@@ -264,6 +264,14 @@ def verdict_panel(plan: Plan, verdict: RunVerdict) -> RenderableType:
     return Group(*lines)
 
 
+def interruption(record: RunRecord) -> str:
+    """Why nobody follows a run that has not ended, what it waited for, and what to do."""
+    follower = record.follower
+    why = f"broken: {follower.broken}" if follower and follower.broken else "its process is gone"
+    waited = f", waits for {follower.waits_for}" if follower and follower.waits_for else ""
+    return f"{why}{waited}; `reaper resume {record.run}` goes on with it"
+
+
 def runs_table(records: tuple[RunRecord, ...]) -> RenderableType:
     """The runs, newest first."""
     table = Table(box=None, pad_edge=False)
@@ -273,12 +281,14 @@ def runs_table(records: tuple[RunRecord, ...]) -> RenderableType:
         state = Text(r.state.value, style=_STYLE_OF_STATE[r.state])
         if r.interrupted:
             state = Text("interrupted", style="bold red")
+        elif r.queued:
+            state = Text("queued", style="cyan")
         v = r.verdict
         lost = str(len(v.ledger.lost)) if v and v.ledger else "-"
         outage = short(v.outage) if v else "-"
         why = "; ".join(v.faults) if v and v.faults else r.message or r.plan.why
         if r.interrupted:
-            why = f"its process is gone: reaper resume {r.run}"
+            why = interruption(r)
         elif r.follower and r.follower.waits_for:
             why = f"waits for {r.follower.waits_for}"
         table.add_row(r.run, state, r.plan.victim.short, outage, lost, f"{r.began:%Y-%m-%d %H:%M:%S}", why)

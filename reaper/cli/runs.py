@@ -87,7 +87,12 @@ def unfinished(site: Site, cluster: str) -> RunRecord | None:
     if not site.place.exists():
         return None
     left = next((r for r in site.work.open_runs() if r.cluster == cluster), None)
-    if left is not None and left.admitted is not None and not left.alive:
+    if left is not None and left.admitted is None:
+        raise RefusedError(
+            f"{left.run} waits in the queue for {cluster}: `reaper worker` begins it,"
+            f" `reaper abort {left.run}` withdraws it"
+        )
+    if left is not None and not left.alive:
         return site.runs.run(left.run)
     holder = site.work.holder(cluster)
     if holder is not None:
@@ -104,10 +109,35 @@ def refuse_unfinished(site: Site, cluster: str) -> None:
 
 def run(site: Site, plan: Plan, output: Output) -> ExitCode:
     """Run a plan and print its verdict."""
-    ticket = Ticket(run=plan.run, cluster=plan.cluster, group=None, argument=as_json(Plan, plan))
     with durable.following(site) as engine, durable.heeding_signals(site, plan.run):
-        verdict = durable.verdict_of(engine.run(ticket, Limits()))
+        verdict = durable.verdict_of(engine.run(_ticket(plan), Limits()))
     return _report(plan, verdict, output)
+
+
+def queue(site: Site, plan: Plan, output: Output) -> ExitCode:
+    """Leave a plan for a worker."""
+    site.work.submit(_ticket(plan))
+    if output is Output.JSON:
+        print_json({"run": plan.run, "state": "queued", "plan": as_json(Plan, plan)})
+    else:
+        sys.stdout.write(
+            f"{plan.run} is queued: {plan.why}\n"
+            "  reaper worker            begins it, here or elsewhere, if none is at work\n"
+            f"  reaper runs {plan.cluster}   what it waits for\n"
+            f"  reaper show {plan.run}\n"
+            f"  reaper abort {plan.run}   withdraws it\n"
+        )
+    return ExitCode.GOOD
+
+
+def go_on(site: Site, left: RunRecord, output: Output) -> ExitCode:
+    """The interrupted run of a cluster instead of another one."""
+    sys.stderr.write(f"reaper: goes on with {left.run}, whose process died\n")
+    return resume(site, left.run, output)
+
+
+def _ticket(plan: Plan) -> Ticket:
+    return Ticket(run=plan.run, cluster=plan.cluster, group=None, argument=as_json(Plan, plan))
 
 
 def resume(site: Site, name: str, output: Output) -> ExitCode:

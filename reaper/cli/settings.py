@@ -2,12 +2,13 @@
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from reaper.domain.errors import UsageError
 
 VARIABLE = "REAPER_STORE"
 FILE = "reaper.yaml"
-_POSTGRES = ("postgresql://", "postgres://")
+_FORM = "postgresql://USER@HOST:PORT/DATABASE; leave it out to use a file in the data directory"
 
 
 def store_address(home: Path) -> str | None:
@@ -19,9 +20,17 @@ def store_address(home: Path) -> str | None:
     named, where = os.environ.get(VARIABLE), VARIABLE
     if not named:
         named, where = _in_file(home / FILE), f"{home / FILE}: store"
-    if named and not named.startswith(_POSTGRES):
-        raise UsageError(f"{where} has to be postgresql://USER@HOST:PORT/DATABASE; leave it out to use a file")
+    if named and not _is_postgres(named):
+        raise UsageError(f"{where} has to be {_FORM}")
     return named or None
+
+
+def _is_postgres(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        return parts.scheme in ("postgresql", "postgres") and (parts.port is None or parts.port > 0)
+    except ValueError:  # a port that is no number, half a bracket
+        return False
 
 
 def _in_file(path: Path) -> str | None:
@@ -36,6 +45,9 @@ def _in_file(path: Path) -> str | None:
 
     try:
         return Settings.model_validate(yaml.safe_load(path.read_text()) or {}).store
+    except yaml.MarkedYAMLError as error:  # its own words would repeat the line, which may hold a password
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UsageError(f"{path}{line} is no YAML: {error.problem}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
     except ValidationError as error:

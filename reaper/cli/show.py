@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from rich.markup import escape
+
 from reaper.adapters.store.journal import RunRecord, RunStore
-from reaper.cli.render import guards_table, plan_table, timeline_table, verdict_panel
+from reaper.cli.render import guards_table, interruption, plan_table, timeline_table, verdict_panel
 from reaper.cli.runs import Output, as_json, console, print_json
 from reaper.domain.plan import Plan
 from reaper.domain.verdict import Event, GuardVerdict, RunVerdict
@@ -11,14 +13,18 @@ from reaper.domain.verdict import Event, GuardVerdict, RunVerdict
 
 def run_as_json(record: RunRecord) -> dict[str, Any]:
     """A run for a machine."""
+    follower = record.follower
     return {
         "run": record.run,
         "cluster": record.cluster,
-        "state": "interrupted" if record.interrupted else record.state.value,
+        "state": "interrupted" if record.interrupted else "queued" if record.queued else record.state.value,
         "began": record.began.isoformat(),
         "ended": record.ended.isoformat() if record.ended else None,
         "message": record.message,
-        "waits_for": record.follower.waits_for if record.follower else "",
+        "waits_for": follower.waits_for if follower else "",
+        "executor": follower.executor if follower else None,
+        "version": follower.version if follower else None,
+        "broken": follower.broken if follower else None,
         "good": bool(record.verdict and record.verdict.good),
         "verdict": as_json(RunVerdict, record.verdict) if record.verdict else None,
         "plan": as_json(Plan, record.plan),
@@ -49,6 +55,8 @@ def show_run(store: RunStore, name: str, output: Output) -> None:
     if record.verdict:
         out.print(verdict_panel(record.plan, record.verdict))
     elif record.interrupted:
-        out.print(f"[bold red]interrupted[/]: its process is gone; `reaper resume {record.run}` goes on with it")
+        out.print("[bold red]interrupted[/]:", escape(interruption(record)))
+    elif record.follower and record.follower.waits_for:
+        out.print(f"[bold]{'queued' if record.queued else record.state.value}[/]: waits for", record.follower.waits_for)
     else:
         out.print(f"[bold]{record.state.value}[/]: {record.message or 'no verdict yet'}")

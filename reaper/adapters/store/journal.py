@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from pydantic import ValidationError
 
 from reaper.adapters.store.codec import decode, encode
 from reaper.adapters.store.database import Place, now
@@ -12,6 +13,14 @@ from reaper.adapters.store.work import OpenRun, Work
 from reaper.domain.errors import UsageError
 from reaper.domain.plan import Plan
 from reaper.domain.verdict import Event, GuardVerdict, RunState, RunVerdict
+
+# A run that is queued, or whose process died before it was born, is a run: it is known, shown and may be aborted.
+_KNOWN = """(
+    select run, cluster, began, ended, state, message, plan, verdict from reaper_journal
+    union all
+    select run, cluster, asked, null, 'running', '', argument, null from reaper_runs
+    where ended is null and not exists (select 1 from reaper_journal where reaper_journal.run = reaper_runs.run)
+) as known"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +38,14 @@ class RunRecord:
     follower: OpenRun | None  # who follows it and what it waits for; None: it has ended
 
     @property
+    def queued(self) -> bool:
+        """Asked for, and not begun."""
+        return self.follower is not None and self.follower.admitted is None
+
+    @property
     def interrupted(self) -> bool:
         """Recorded as running, but no living process follows it."""
-        return self.state is RunState.RUNNING and not (self.follower and self.follower.alive)
+        return self.state is RunState.RUNNING and not self.queued and not (self.follower and self.follower.alive)
 
 
 class RunStore:
@@ -90,7 +104,7 @@ class RunStore:
             return ()
         with self._place.database.read() as tx:
             rows = tx.rows(
-                "select * from reaper_journal where cast(:cluster as text) is null or cluster = :cluster"
+                f"select * from {_KNOWN} where cast(:cluster as text) is null or cluster = :cluster"
                 " order by began desc, run desc limit :most",
                 cluster=cluster,
                 most=most,
@@ -104,7 +118,8 @@ class RunStore:
             with self._place.database.read() as tx:
                 rows = list(
                     tx.rows(
-                        "select * from reaper_journal where substr(run, 1, :length) = :name order by run limit 6",
+                        f"select * from {_KNOWN} where run = :name or substr(run, 1, :length) = :name"
+                        " order by run = :name desc, run limit 6",
                         name=name,
                         length=len(name),
                     )
@@ -138,6 +153,14 @@ def _next(table: str) -> str:
 
 
 def _record(row: sa.Row[Any], follower: OpenRun | None) -> RunRecord:
+    try:
+        plan = decode(Plan, row.plan)
+        verdict = decode(RunVerdict, row.verdict) if row.verdict else None
+    except ValidationError as error:
+        raise UsageError(
+            f"the record of {row.run} was written by another version of reaper and cannot be read by this one:"
+            f" {error.error_count()} fields differ. Look at it, and end it if it is open, with that version"
+        ) from error
     return RunRecord(
         run=row.run,
         cluster=row.cluster,
@@ -145,7 +168,7 @@ def _record(row: sa.Row[Any], follower: OpenRun | None) -> RunRecord:
         ended=datetime.fromisoformat(row.ended) if row.ended else None,
         state=RunState(row.state),
         message=row.message,
-        plan=decode(Plan, row.plan),
-        verdict=decode(RunVerdict, row.verdict) if row.verdict else None,
+        plan=plan,
+        verdict=verdict,
         follower=follower,
     )

@@ -110,6 +110,14 @@ class Work:
                         return left.run
         return None
 
+    def withdraw(self, run: str, why: str) -> bool:
+        """End a run that waits in the queue; False: it has begun, and is told by a message. UsageError: not open."""
+        with self._database.write() as tx:
+            if require_open(tx, run).admitted is not None:
+                return False
+            end(tx, run, AbortedError(why))
+        return True
+
     def told_to_stop(self, run: str) -> Message | None:
         """An abort that was sent to a run and not read yet."""
         with self._database.read() as tx:
