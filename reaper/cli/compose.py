@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
+from reaper.adapters.checks.asker import Asker
 from reaper.adapters.clock import SystemClock
 from reaper.adapters.local import lab
 from reaper.adapters.local.endpoint import LocalEndpoint
@@ -138,6 +139,7 @@ class Site:
             endpoint=self.endpoint,
             start_probe=self.start_probe,
             past_ledger=self.past_ledger,
+            checker=Asker(),
             paused=self.paused,
             clock=SystemClock(),
             interrupt=interrupt,

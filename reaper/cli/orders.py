@@ -29,8 +29,13 @@ def approve(run: Run, who: Who = None) -> None:
     waits = follower.waits_for if follower else ""
     if not waits.startswith("a person's yes"):
         raise UsageError(f"{record.run} does not wait for a person's yes{f', but for {waits}' if waits else ''}")
-    here.work.send(record.run, message(Op.APPROVE, who or person(), ""))
     plan = record.plan
+    if not plan.policy.accepts_yes_of(who or person()):
+        raise UsageError(
+            f"the yes of {who or person()} does not count for {record.run}: its policy wants that of "
+            f"{' or '.join(plan.policy.approvers)} (--who)"
+        )
+    here.work.send(record.run, message(Op.APPROVE, who or person(), ""))
     console().print(plan_table(plan))
     then = f"; its process is gone: `reaper resume {record.run}`, or a worker, goes on" if record.interrupted else ""
     sys.stdout.write(

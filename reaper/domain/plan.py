@@ -78,3 +78,4 @@ class Plan:
     why: str  # why this victim, in words
     seed: int | None  # of the draw; None: the victim was named
     steps: tuple[PlannedStep, ...]
+    standing: str | None = None  # the name of the standing policy that asked for it; None: a person did

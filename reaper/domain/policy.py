@@ -1,8 +1,10 @@
 """What may be done to a cluster and what makes the run a failure."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
+
+from reaper.domain.checks import ExternalCheck
 
 
 class KillMode(StrEnum):
@@ -28,6 +30,32 @@ class Loss(StrEnum):
     ACCEPTED = "accepted"  # said in words by the policy; the report counts what was lost
 
 
+class Waivable(StrEnum):
+    """The guards whose findings a person may accept. What the other guards find can lose data or split a cluster."""
+
+    SETTINGS = "settings"  # differences between the members; what replication needs is not waived
+    ACTIVITY = "activity"
+    DISK = "disk"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiver:
+    """A person's word that a guard's finding is accepted for a while. Shown in every report."""
+
+    guard: Waivable
+    difference: str | None  # the finding it covers, such as the name of a setting; None: the guard as a whole
+    owner: str
+    expires: date  # the last day it holds, in UTC
+    reason: str
+
+    def holds(self, now: datetime) -> bool:
+        """False once it has expired."""
+        return now.date() <= self.expires
+
+    def __str__(self) -> str:
+        return f"waived by {self.owner} until {self.expires}: {self.reason}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """The limits of one run. Every duration is a budget on the monotonic clock."""
@@ -49,6 +77,13 @@ class Policy:
     failover_within: timedelta = timedelta(seconds=30)  # failover=observe: the deadline it is graded against
     undo_within: timedelta = timedelta(minutes=2)  # each undo is tried again for so long
     approval_within: timedelta | None = None  # wait so long for a person's yes before the kill; None: do not ask
+    approvers: tuple[str, ...] = ()  # whose yes counts; none: anybody's
+    checks: tuple[ExternalCheck, ...] = ()  # asked with the guards; no answer refuses
+    waivers: tuple[Waiver, ...] = ()
     quarantine: timedelta = timedelta(0)
     probe_clients: int = 3
     probe_rate: float = 150.0  # writes per second, all clients together
+
+    def accepts_yes_of(self, who: str) -> bool:
+        """Whether somebody's yes counts; `who` is a name, or a name at a machine."""
+        return not self.approvers or who in self.approvers or who.partition("@")[0] in self.approvers

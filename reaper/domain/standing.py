@@ -1,14 +1,14 @@
 """A standing policy: the meaning of a policy file. `Policy` (domain/policy.py) is the limits of one of its runs."""
 
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 
 from reaper.domain.almanac import Calendar
 from reaper.domain.checks import ExternalCheck
 from reaper.domain.cron import Cron
 from reaper.domain.plan import Replacement
-from reaper.domain.policy import Policy
+from reaper.domain.policy import Policy, Waiver
 
 OPT_OUT_TAG = "reaper:opt-out"  # its presence protects, whatever its value
 PROTECT_UNTIL_TAG = "reaper:protect-until"  # an ISO date (that day is the last) or moment; what else it says protects
@@ -127,21 +127,6 @@ class Budgets:
     lost_writes: int = 0
     time_to_normal: timedelta | None = None  # None: reported, not judged
     failures_in_a_row: int = 1  # this many bad verdicts in a row
-
-
-@dataclass(frozen=True, kw_only=True)
-class Waiver:
-    """A person's word that a guard's finding is accepted for a while. Shown in every report."""
-
-    guard: str
-    difference: str | None  # the finding it covers, such as the name of a setting; None: the guard as a whole
-    owner: str
-    expires: date  # the last day it holds, in UTC
-    reason: str
-
-    def holds(self, now: datetime) -> bool:
-        """False once it has expired."""
-        return now.date() <= self.expires
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from reaper.domain.facts import (
     ThreadState,
 )
 from reaper.domain.plan import Replacement, Role
-from reaper.domain.policy import FailoverBy, KillMode, Loss, Policy
+from reaper.domain.policy import FailoverBy, KillMode, Loss, Policy, Waivable, Waiver
 from reaper.domain.verdict import GuardVerdict, Ruling
 from reaper.planner.shape import MasterWithReplicas, OtherShape, Shape, classify, living
 
@@ -330,13 +330,18 @@ def guard_settings(case: Case) -> GuardVerdict:
     for m in members:
         for key, value in m.facts.parity if m.facts else ():
             values.setdefault(key, {}).setdefault(value, []).append(m.instance.id.short)
-    differing = {k: v for k, v in values.items() if len(v) > 1}
-    if differing:
-        lines = [
-            f"{k}: " + "; ".join(f"{v} on {', '.join(who)}" for v, who in vs.items()) for k, vs in differing.items()
-        ]
+    differing = {
+        k: f"{k}: " + "; ".join(f"{v} on {', '.join(who)}" for v, who in vs.items())
+        for k, vs in values.items()
+        if len(vs) > 1
+    }
+    waivers = _waivers(case, Waivable.SETTINGS)
+    accepted = {k: w for k in differing for w in waivers if w.difference in (None, k)}
+    lines = [line for k, line in differing.items() if k not in accepted]
+    if lines:
         return _refuse("settings", f"the members differ in {lines[0]}", *lines[1:])
-    return _go("settings", "binary log, GTID order, row format, and parity agree on every member")
+    waived = [f"{differing[k]} ({w})" for k, w in accepted.items()]
+    return _go("settings", "binary log, GTID order, row format, and parity agree on every member", *waived)
 
 
 def guard_endpoint(case: Case) -> GuardVerdict:
@@ -382,7 +387,22 @@ GUARDS: tuple[Guard, ...] = (
 
 def judge(case: Case) -> tuple[GuardVerdict, ...]:
     """Ask every guard, so that a person sees all refusals at once."""
-    return tuple(guard(case) for guard in GUARDS)
+    return tuple(_waive(case, guard(case)) for guard in GUARDS)
+
+
+def _waivers(case: Case, guard: Waivable) -> tuple[Waiver, ...]:
+    """The waivers of a guard that hold at the moment at which the cluster was seen."""
+    return tuple(w for w in case.policy.waivers if w.guard is guard and w.holds(case.view.taken_at))
+
+
+def _waive(case: Case, verdict: GuardVerdict) -> GuardVerdict:
+    """A refusal that a person has accepted: the guard as a whole, or the one finding that it names."""
+    if verdict.ruling is Ruling.GO or verdict.guard not in (Waivable.ACTIVITY, Waivable.DISK):
+        return verdict
+    for waiver in _waivers(case, Waivable(verdict.guard)):
+        if waiver.difference is None or (len(verdict.evidence) == 0 and waiver.difference in verdict.reason):
+            return _go(verdict.guard, f"{waiver}", verdict.reason, *verdict.evidence)
+    return verdict
 
 
 def refusals(verdicts: tuple[GuardVerdict, ...]) -> tuple[GuardVerdict, ...]:

@@ -18,7 +18,7 @@ from reaper.testing.clock import FakeClock
 from reaper.testing.faults import Faults, When
 from reaper.testing.machine import Machine
 from reaper.testing.parts import ITEMS, Verb
-from reaper.testing.people import FakeInterrupt, Lever, RecordingJournal
+from reaper.testing.people import FakeChecker, FakeInterrupt, Lever, RecordingJournal
 from reaper.testing.picture import Picture, picture_of
 from reaper.testing.weapon import FakeTrigger
 from reaper.workflow.ports import Snapshot, SnapshotMethod, Trigger
@@ -47,6 +47,7 @@ class MemoryFleet:
         self.journal = RecordingJournal(self.faults)
         self.interrupt = FakeInterrupt(self.faults)
         self.lever = Lever()
+        self.checker = FakeChecker()
         self.snapshot_method = SnapshotMethod.HOT
         self.deaths: list[Callable[[Machine], None]] = []  # called when a process has ended
         self.probes: list[FakeProbe] = []

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from reaper.domain.checks import ExternalCheck
 from reaper.domain.errors import AbortedError
 from reaper.domain.plan import Plan
-from reaper.domain.verdict import Event, GuardVerdict, RunState, RunVerdict
+from reaper.domain.verdict import Event, GuardVerdict, Ruling, RunState, RunVerdict
 from reaper.testing.faults import Faults
 
 
@@ -93,3 +94,18 @@ class Lever:
     def __call__(self) -> str | None:
         """Why it is pulled."""
         return self.reason
+
+
+class FakeChecker:
+    """The workflow's `Checker`: everybody says yes, but those whose refusal is set."""
+
+    def __init__(self) -> None:
+        self.refusals: dict[str, str] = {}  # name of a check, its reason
+        self.asked: list[str] = []
+
+    def ask(self, check: ExternalCheck, _plan: Plan) -> GuardVerdict:
+        """Answer."""
+        self.asked.append(check.name)
+        reason = self.refusals.get(check.name)
+        ruling = Ruling.REFUSE if reason else Ruling.GO
+        return GuardVerdict(guard=f"check {check.name}", ruling=ruling, reason=reason or "it says yes")

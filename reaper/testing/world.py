@@ -41,6 +41,7 @@ def world(fleet: MemoryFleet) -> World:
         endpoint=endpoint,
         start_probe=start_probe,
         past_ledger=past_ledger,
+        checker=fleet.checker,
         paused=fleet.lever,
         clock=fleet.clock,
         interrupt=fleet.interrupt,

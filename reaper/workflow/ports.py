@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
+from reaper.domain.announcement import Announcement
+from reaper.domain.checks import ExternalCheck
 from reaper.domain.facts import Address, Instance, InstanceId, SemiSync, ServerFacts
 from reaper.domain.gtid import GtidSet
 from reaper.domain.ledger import Ledger
@@ -268,6 +270,20 @@ class Journal(Protocol):
         """A run is over."""
 
 
+class Checker(Protocol):
+    """Asks what a policy wants to know of others before it acts."""
+
+    def ask(self, check: ExternalCheck, plan: Plan) -> GuardVerdict:
+        """Never raises and never takes longer than the check's own time: whatever is no clear yes refuses (I10)."""
+
+
+class Announcer(Protocol):
+    """Tells people."""
+
+    def tell(self, to: tuple[str, ...], announcement: Announcement) -> None:
+        """Hand it over to the channels of these names. Returns at once and never raises."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class World:
     """Everything outside, chosen once in the composition root."""
@@ -277,6 +293,7 @@ class World:
     endpoint: Callable[[str], Endpoint]  # cluster
     start_probe: Callable[[Plan, str], Probe]  # the plan, the probe's table
     past_ledger: Callable[[Plan], Ledger | None]  # what the probe of an interrupted run recorded; None: nothing
+    checker: Checker
     paused: Callable[[], str | None]  # why the lever is pulled, in words; None: it is not
     clock: Clock
     interrupt: Interrupt

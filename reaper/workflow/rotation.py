@@ -6,6 +6,7 @@ forward: what goes wrong is collected as a fault, and a run that cannot finish c
 
 import contextlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import NoneType
@@ -43,7 +44,7 @@ from reaper.workflow.observe import mark, observe, watch
 from reaper.workflow.ports import Probe, World
 from reaper.workflow.prepare import Names, Undo, build_replacement, instance_of, victim_of
 from reaper.workflow.run import Timeline
-from reaper.workflow.steps import Op, Steps
+from reaper.workflow.steps import Message, Op, Steps
 
 _LOOK_EVERY = timedelta(milliseconds=50)
 _PROBE_BEFORE = timedelta(seconds=1)  # writes on record before the kill
@@ -64,7 +65,16 @@ def examine(world: World, plan: Plan, moment: Moment, heir: Instance | None) -> 
         copies_hot=world.fleet.copies_hot(plan.cluster),
         heir=heir.id if heir else None,
     )
-    return case, judge(case)
+    return case, judge(case) + _ask_others(world, plan)
+
+
+def _ask_others(world: World, plan: Plan) -> tuple[GuardVerdict, ...]:
+    """The external checks of the policy, all at the same time."""
+    checks = plan.policy.checks
+    if not checks:
+        return ()
+    with ThreadPoolExecutor(max_workers=len(checks)) as pool:
+        return tuple(pool.map(lambda check: world.checker.ask(check, plan), checks))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +235,7 @@ class Rotation:
         built = f", {heir.id.short} is ready to inherit" if heir else ""
         what = f"{plan.policy.mode} kill of {plan.victim}, the {plan.role} of {plan.cluster}{built}"
         steps.waits_for(f"a person's yes to the {what}: `reaper approve {plan.run}`")
-        while (message := steps.receive(within)) is not None and message.op is Op.WAKE:
+        while (message := steps.receive(within)) is not None and not self._answers(message):
             continue
         steps.waits_for("")
         if message is None:
@@ -234,6 +244,11 @@ class Rotation:
             raise AbortedError(f"aborted {message.by}")
         said = f"approved {message.by}"
         steps.run("note the approval", NoneType, lambda: self._timeline.note(StepName.KILL, said))
+
+    def _answers(self, message: Message) -> bool:
+        """A no is anybody's; a yes is that of those whom the policy names."""
+        yes = message.op is Op.APPROVE and self._plan.policy.accepts_yes_of(message.who)
+        return yes or message.op is Op.ABORT
 
     # ---- the kill, under the probe
 

@@ -1,10 +1,11 @@
 """Every guard: when it goes, each reason for which it refuses, and that the unknown refuses (I10)."""
 
-from datetime import timedelta
+from datetime import date, timedelta
 
 import pytest
 from builders import (
     MS,
+    NOON,
     activity,
     address,
     case,
@@ -26,7 +27,7 @@ from builders import (
 
 from reaper.domain.facts import Address, InstanceState, Marker, Member, Openness, ThreadState
 from reaper.domain.plan import Replacement, Role
-from reaper.domain.policy import FailoverBy, KillMode, Loss, Policy
+from reaper.domain.policy import FailoverBy, KillMode, Loss, Policy, Waivable, Waiver
 from reaper.domain.verdict import Ruling
 from reaper.planner import guards
 from reaper.planner.guards import GUARDS, Case, Guard, Moment, judge, refusals
@@ -637,3 +638,40 @@ def test_a_replacement_without_anybody_to_copy_is_refused_before_the_kill(replac
 def test_the_case_that_the_others_change_passes_every_guard() -> None:
     assert refusals(judge(case())) == ()
     assert facts("n1").server_id == instance("n1").server_id
+
+
+def waiver(guard: Waivable, difference: str | None = None, expires: date | None = None) -> Waiver:
+    return Waiver(guard=guard, difference=difference, owner="ada", expires=expires or NOON.date(), reason="migration")
+
+
+VERSION = on("n3", parity=(("version", "11.4"),))
+BUSY = on("n1", activity=activity([session(age_s=90)]))
+
+
+@pytest.mark.parametrize(
+    ("asked", "guard", "waivers", "ruling"),
+    [
+        pytest.param(VERSION, "settings", [waiver(Waivable.SETTINGS, "version")],
+                     Ruling.GO, id="a difference that is named is accepted on its last day"),
+        pytest.param(VERSION, "settings",
+                     [waiver(Waivable.SETTINGS, "version", NOON.date() - timedelta(days=1))],
+                     Ruling.REFUSE, id="a day later it is not"),
+        pytest.param(VERSION, "settings", [waiver(Waivable.SETTINGS, "sql_mode")],
+                     Ruling.REFUSE, id="another difference is not accepted"),
+        pytest.param(VERSION, "settings", [waiver(Waivable.SETTINGS)],
+                     Ruling.GO, id="without a name every difference is accepted"),
+        pytest.param(on("n3", binlog=False), "settings", [waiver(Waivable.SETTINGS)],
+                     Ruling.REFUSE, id="what replication needs is no difference and is not accepted"),
+        pytest.param(BUSY, "activity", [waiver(Waivable.ACTIVITY, "old transaction")],
+                     Ruling.GO, id="an old transaction is accepted by name"),
+        pytest.param(BUSY, "activity", [waiver(Waivable.DISK)], Ruling.REFUSE, id="of another guard"),
+    ],
+)  # fmt: skip
+def test_a_waiver_accepts_what_it_names_and_says_so(
+    asked: tuple[Member, ...], guard: str, waivers: list[Waiver], ruling: Ruling
+) -> None:
+    verdicts = judge(case(*asked, policy=Policy(waivers=tuple(waivers))))
+    verdict = next(v for v in verdicts if v.guard == guard)
+    assert verdict.ruling is ruling
+    said = "ada" in verdict.reason or any("ada" in e for e in verdict.evidence)
+    assert said == (ruling is Ruling.GO)

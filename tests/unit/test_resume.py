@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pytest
 from rotations import MS, RUN, SECOND, Stage
 
-from reaper.domain.errors import AbortedError, OwnershipLostError, TryAgainError
+from reaper.domain.checks import HttpCheck
+from reaper.domain.errors import AbortedError, OwnershipLostError, RefusedError, TryAgainError
 from reaper.domain.plan import Plan, Replacement, Role
 from reaper.domain.policy import KillMode
 from reaper.domain.verdict import RunState, RunVerdict
@@ -205,6 +206,42 @@ def test_a_person_is_asked_before_the_kill_and_says_yes() -> None:
     assert stage.follow(plan).good
     assert any("reaper approve" in words for words in diary.words)
     assert any("approved by anna" in event.detail for event in stage.record.events)
+
+
+@pytest.mark.parametrize(
+    ("who", "heard"),
+    [
+        pytest.param("ada", True, id="by name"),
+        pytest.param("ada@db1", True, id="by name, from a machine"),
+        pytest.param("eve", False, id="not named"),
+    ],
+)
+def test_only_the_yes_of_those_whom_the_policy_names_counts(who: str, heard: bool) -> None:
+    stage = Stage()
+    plan = stage.plan(approval_within=60 * SECOND, approvers=("ada", "bob"))
+    diary = stage.diaries.setdefault(plan.run, Diary(stage.fleet.faults, stage.fleet.clock))
+    diary.messages.append(Message(op=Op.APPROVE, who=who, when="2026-11-24T10:00:00+00:00"))
+    if heard:
+        assert stage.follow(plan).good
+    else:
+        with pytest.raises(AbortedError, match="nobody approved"):
+            stage.follow(plan)
+        assert stage.as_found()
+
+
+def test_an_external_check_is_asked_before_anything_is_built_and_before_the_kill() -> None:
+    stage = Stage()
+    check = HttpCheck(name="door", url="http://127.0.0.1/health")
+    assert stage.follow(stage.plan(checks=(check,))).good
+    assert len(stage.fleet.checker.asked) == 2
+
+
+def test_an_external_check_that_says_no_refuses_and_nothing_is_touched() -> None:
+    stage = Stage()
+    stage.fleet.checker.refusals["door"] = "it answers 503"
+    with pytest.raises(RefusedError, match="check door: it answers 503"):
+        stage.follow(stage.plan(checks=(HttpCheck(name="door", url="http://127.0.0.1/health"),)))
+    assert stage.as_found()
 
 
 @pytest.mark.parametrize(

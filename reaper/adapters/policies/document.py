@@ -23,7 +23,7 @@ from reaper.adapters.policies.values import (
     one_of,
 )
 from reaper.domain.plan import Replacement
-from reaper.domain.policy import FailoverBy, KillMode
+from reaper.domain.policy import FailoverBy, KillMode, Waivable
 from reaper.domain.standing import Leash, Scope, SnapshotFrom, What
 
 Percent = Annotated[float, Field(gt=0, le=100)]
@@ -276,7 +276,8 @@ class BudgetsSection(Section):
 class WaiverSection(Section):
     """A person's word that a guard's finding is accepted for a while."""
 
-    guard: Name
+    guard: Annotated[Waivable, one_of(Waivable)]
+    """settings, activity, disk: what the other guards find can lose data, and is not waived."""
     difference: Text | None = None
     """The finding, such as the name of a setting; the guard as a whole if left out."""
     owner: Text

@@ -15,7 +15,7 @@ from reaper.adapters.policies.section import (
 )
 from reaper.domain.almanac import Calendar, Freeze, Maintenance
 from reaper.domain.checks import CloudwatchCheck, Comparison, ExternalCheck, HttpCheck, PrometheusCheck, ScriptCheck
-from reaper.domain.policy import FailoverBy, Loss, Policy
+from reaper.domain.policy import FailoverBy, Loss, Policy, Waiver
 from reaper.domain.standing import (
     Announce,
     Approval,
@@ -29,7 +29,6 @@ from reaper.domain.standing import (
     StandingPolicy,
     Tags,
     Target,
-    Waiver,
     Warm,
 )
 from reaper.planner.walltime import last_moment_of, moment_of

@@ -1,0 +1,1 @@
+"""External checks: what others say before reaper acts."""
