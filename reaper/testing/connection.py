@@ -187,6 +187,21 @@ class FakeServer:
         if not answered or commit.outcome is Outcome.LOST:
             raise ServerGoneError(f"{m.id} did not answer a commit; its fate is unknown")
 
+    def claim(self, run: str) -> str | None:
+        """Hold reaper's lock of this server for a run while this connection lives."""
+        with self._call("claim") as m:
+            holder, of = m.claim or (self, run)
+            if isinstance(holder, FakeServer) and holder is not self and holder._lives:
+                if of != run:
+                    return f"the session of {of}"
+                holder.close()
+            m.claim = (self, run)
+            return None
+
+    @property
+    def _lives(self) -> bool:
+        return not self._closed and self._generation == self._machine.generation
+
     def write_marker(self, run: str) -> None:
         """Commit the run's marker row."""
         with self._call("write_marker") as m:

@@ -51,6 +51,7 @@ class Machine:
         self.data_bytes: int | None = 64 * 2**20
         self.free_bytes: int | None = 100 * 2**30
         self.generation = 0  # of the process; a connection to an earlier one is broken
+        self.claim: tuple[object, str] | None = None  # the connection that holds reaper's lock, and for which run
         self.booted_ns = clock.monotonic_ns()
         self.death: str | None = None  # the proof
         self.openness = Openness.READ_ONLY

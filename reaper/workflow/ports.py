@@ -109,6 +109,12 @@ class Server(Protocol):
     def open_for_writes(self) -> None:
         """Undo `close_for_writes`."""
 
+    def claim(self, run: str) -> str | None:
+        """Hold reaper's lock of this server for a run while this connection lives. None: held; otherwise who has it.
+
+        An older connection that holds it for the same run is ended: its process was taken over.
+        """
+
     def write_marker(self, run: str) -> None:
         """Commit the run's marker row (on the master)."""
 

@@ -26,6 +26,7 @@ from reaper.domain.verdict import GuardVerdict, RunState, RunVerdict
 from reaper.planner.guards import Case, Moment, judge, refusals
 from reaper.planner.shape import OtherShape, classify, living
 from reaper.workflow.aftermath import GONE, KEPT_FOR_A_PERSON, Aftermath, Outcome, wait_while_paused
+from reaper.workflow.claim import Claim
 from reaper.workflow.cutover import (
     Armed,
     Moments,
@@ -115,6 +116,7 @@ class Rotation:
         self._undo = Undo(world, plan, steps)
         self._names = Names(plan.run)
         self._after = Aftermath(world, plan, self._timeline, steps)
+        self._claim = Claim(world, plan)
         self._case: Case | None = None  # as the first guards saw it, if it was in this process
         self._lossless = plan.policy.loss is Loss.FORBIDDEN
         self._stage = contextlib.ExitStack()
@@ -125,8 +127,11 @@ class Rotation:
 
         OwnershipLostError: another worker goes on with it, and nothing more is done here.
         """
-        world, plan, steps = self._world, self._plan, self._steps
-        steps.run("begin", NoneType, lambda: world.journal.begin(plan))
+        self._steps.run("begin", NoneType, lambda: self._world.journal.begin(self._plan))
+        with contextlib.closing(self._claim):
+            return self._execute()
+
+    def _execute(self) -> RunVerdict:
         try:
             with self._stage:
                 passed, struck = self._up_to_the_outcome()
@@ -135,6 +140,8 @@ class Rotation:
         except ReaperError as error:
             self._give_up(error)
             raise
+        if struck.master is not None:
+            self._claim.try_to_hold(struck.master)
         self._after.master = struck.master
         self._after.faults += struck.faults
         if struck.outcome is None:
@@ -146,7 +153,8 @@ class Rotation:
         passed = steps.run("guards", Passed, self._pass_first_guards)
         after.master, self._lossless = passed.master, passed.lossless
         self._undo.push("clear the marker row", after.clear_marker)
-        steps.run("marker", NoneType, self._pass_marked_guards)
+        steps.run("marker", NoneType, lambda: self._pass_marked_guards(passed.master))
+        self._claim.try_to_hold(passed.master)  # held again by a process that goes on
         heir = None
         if plan.replacement is Replacement.BEFORE:
             heir = build_replacement(
@@ -200,7 +208,8 @@ class Rotation:
         lossless = bool(master.facts and master.facts.semi_sync.source_enabled)
         return Passed(master=master.instance, lossless=lossless, copies=len(living(case.view)))
 
-    def _pass_marked_guards(self) -> None:
+    def _pass_marked_guards(self, master: Instance) -> None:
+        self._claim.must_hold(master)
         if self._case is None:
             self._pass_guards(Moment.PLAN, None)
         else:
@@ -275,6 +284,8 @@ class Rotation:
 
     def _arm(self, heir: Instance | None) -> _Ready:
         world, plan, stage, table = self._world, self._plan, self._stage, self._names.probe_table
+        if self._after.master is not None:
+            self._claim.must_hold(self._after.master)
         victim = instance_of(world, plan.cluster, plan.victim)
         others = [m.instance for m in living(observe(world, plan.cluster)) if m.instance.id != plan.victim]
         # Rows of a probe whose process died before the kill are no evidence, and would be counted as duplicates.

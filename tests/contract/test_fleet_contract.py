@@ -424,3 +424,23 @@ def test_the_probe_table_comes_and_goes(provider: Harness) -> None:
         server.drop_probe_table("probe_contract_1")
         with pytest.raises(ServerError):
             list(server.probe_rows("probe_contract_1"))
+
+
+# ---- the lock
+
+
+def test_E13_a_servers_lock_is_one_runs_at_a_time_and_dies_with_its_session(provider: Harness) -> None:
+    """Somebody else is named; whoever goes on with the same run takes it from the session that it follows."""
+    master, _ = provider.master_and_replicas()
+    with provider.connect(master) as ours, provider.connect(master) as theirs:
+        assert ours.claim("run-a") is None
+        assert ours.claim("run-a") is None, "asked again it is still ours"
+        holder = theirs.claim("run-b")
+        assert holder is not None
+        assert "session" in holder
+        with provider.connect(master) as successor:
+            assert successor.claim("run-a") is None
+            with pytest.raises(ServerError):
+                ours.executed()
+            assert theirs.claim("run-b") is not None
+        assert any(theirs.claim("run-b") is None or provider.world.clock.sleep(MOMENT) for _ in range(50))

@@ -26,7 +26,7 @@ from reaper.testing.faults import When
 from reaper.testing.ha import FailoverTool
 from reaper.testing.machine import Machine
 from reaper.testing.parts import ITEMS, MARKER, Verb
-from reaper.workflow.ports import SnapshotMethod
+from reaper.workflow.ports import Server, SnapshotMethod
 
 bug = pytest.mark.xfail  # strict: a bug that is known, with its place; remove the mark with the bug
 
@@ -869,3 +869,49 @@ def test_a_victim_that_does_not_exist_is_refused(stage: Stage) -> None:
     with pytest.raises(RefusedError, match="is not a living member"):
         stage.run("n9")
     assert stage.as_found()
+
+
+def another_reaper(stage: Stage, who: str) -> Server:
+    """The session of a reaper with another store."""
+    instance = next(i for i in stage.fleet.members(CLUSTER) if i.id.short == who)
+    return stage.world.connect(CLUSTER, instance)
+
+
+def test_E13_a_reaper_with_another_store_is_refused_and_named() -> None:
+    stage = Stage()
+    other = another_reaper(stage, "n1")
+    assert other.claim("their-run") is None
+    with pytest.raises(RefusedError, match=r"another reaper.*session of their-run holds its lock on n1"):
+        stage.run()
+    assert stage.as_found()
+    other.close()
+    assert stage.again("n1").good, "the lock dies with its session"
+
+
+def test_E13_another_reaper_that_comes_during_the_preparation_is_seen_before_the_kill() -> None:
+    """Our own session breaks, and somebody else is quicker."""
+    stage = Stage()
+    thieves: list[str | None] = []
+
+    def steal() -> None:
+        stage.n("n1").claim = None
+        thieves.append(another_reaper(stage, "n1").claim("their-run"))
+
+    stage.at(StepName.LAUNCH, EventKind.DONE, steal)
+    with pytest.raises(RefusedError, match="another reaper"):
+        stage.run()
+    assert thieves == [None]
+    assert stage.as_found()
+
+
+def test_E13_after_the_failover_the_lock_is_held_on_the_new_master_and_given_back_at_the_end() -> None:
+    stage = Stage()
+    answers: list[str | None] = []
+    stage.at(
+        StepName.LAUNCH,
+        EventKind.DONE,
+        lambda: answers.append(another_reaper(stage, stage.master.id.short).claim("their-run")),
+    )
+    assert stage.run(replacement=Replacement.AFTER).good
+    assert answers == [f"the session of {RUN}"]
+    assert another_reaper(stage, stage.master.id.short).claim("their-run") is None

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable
 from datetime import timedelta
 
+from reaper.adapters.mysql.claim import claim
 from reaper.adapters.mysql.connection import Connection
 from reaper.adapters.mysql.dialect import Dialect, counters
 from reaper.domain.errors import ReadOnlyError, TryAgainError
@@ -81,6 +82,10 @@ class SqlServer:
     def open_for_writes(self) -> None:
         """Undo `close_for_writes`."""
         self._dialect.open_for_writes(self._ask)
+
+    def claim(self, run: str) -> str | None:
+        """Hold reaper's lock of this server for a run while this connection lives."""
+        return claim(self._ask, run)
 
     def write_marker(self, run: str) -> None:
         """Commit the run's marker row; behind a global lock it gives up instead of queueing."""
