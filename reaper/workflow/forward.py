@@ -9,7 +9,7 @@ from datetime import timedelta
 from itertools import pairwise
 
 from reaper.domain.errors import CallAPersonError
-from reaper.domain.facts import Instance, InstanceState, Openness
+from reaper.domain.facts import Instance, InstanceState, Member, Openness, ThreadState
 from reaper.domain.ledger import Fate, Ledger
 from reaper.domain.plan import Plan, Role, StepName
 from reaper.domain.policy import FailoverBy
@@ -77,6 +77,7 @@ class Forward:
         if opened:
             self._finish(victim, opened[0], members, lossless=lossless)
             return opened[0]
+        self._start_appliers(alive)
         preferred = next((m for m in members if m.made_by == self._names.heir), None)
         with arm(
             world, plan, victim, members, preferred, lossless=lossless, own=self._own, trigger=_Spent(proof)
@@ -86,6 +87,15 @@ class Forward:
         with contextlib.closing(world.connect(plan.cluster, succession.heir)) as server:
             server.forget_source()
         return succession.heir
+
+    def _start_appliers(self, replicas: list[Member]) -> None:
+        """Every applier ran before the kill: one that stands still without an error was stopped for its promotion, or
+        to follow the heir, by the process that died."""
+        for replica in replicas:
+            channels = replica.facts.channels if replica.facts else ()
+            if any(c.applier is ThreadState.STOPPED and c.applier_error is None for c in channels):
+                with contextlib.closing(self._world.connect(self._plan.cluster, replica.instance)) as server:
+                    self._after.attempt(f"start {replica.instance.id.short}'s applier", server.resume_replication)
 
     def _finish(self, victim: Instance, heir: Instance, members: list[Instance], *, lossless: bool) -> None:
         """The heir is open: whatever came after that may have been done or not, and is done again."""

@@ -104,6 +104,30 @@ def test_I8_a_run_whose_power_is_cut_anywhere_goes_on_and_ends_as_an_uninterrupt
         assert victim not in [m.id.short for m in stage.fleet.machines("lab") if m.runs], f"{where}: I6"
 
 
+def test_I8_a_run_whose_process_died_with_every_applier_stopped_for_the_promotion_still_finds_an_heir() -> None:
+    """The heir is stopped to be opened, the siblings to follow it: by reaper, not by hand."""
+    stage = Stage()
+    plan = stage.plan(outage_budget=60 * SECOND)
+
+    def cut() -> None:
+        replicas = [m for m in stage.fleet.machines("lab") if m.runs and m.channel]
+        heir = next((m for m in replicas if m.channel and not m.channel.applying), None)
+        if heir is not None and heir.made_by:
+            for sibling in replicas:
+                sibling.stop_applier()
+            stage.fleet.faults.power = None
+            raise PowerCutError
+
+    stage.fleet.faults.power = cut
+    with pytest.raises(PowerCutError):
+        stage.follow(plan)
+    another_process(stage)
+    verdict = stage.follow(plan)
+    assert verdict.good, verdict.faults
+    assert stage.sound()
+    assert stage.nothing_left()
+
+
 @pytest.mark.parametrize("stride", [9])
 def test_I9_an_undo_whose_power_is_cut_anywhere_is_finished_by_another_process(stride: int) -> None:
     def refused() -> tuple[Stage, Plan]:
