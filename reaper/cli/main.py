@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from reaper import __version__
-from reaper.cli import history, orders, rotations
+from reaper.cli import daemon, history, orders, plan, rotations, trends
 from reaper.cli.lab import lab_app
 from reaper.cli.policies import policies_app
 from reaper.domain.errors import ExitCode, ReaperError
@@ -21,6 +21,9 @@ app.add_typer(lab_app, name="lab")
 history.add_to(app)
 rotations.add_to(app)
 orders.add_to(app)
+daemon.add_to(app)
+plan.add_to(app)
+trends.add_to(app)
 app.add_typer(policies_app, name="policies")
 
 

@@ -1,4 +1,4 @@
-"""`reaper policies`: check policy files, print their schema, explain one."""
+"""`reaper policies`: check policy files, print their schema, explain one, release one."""
 
 import json
 import os
@@ -12,13 +12,16 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from reaper.domain.errors import ExitCode, UsageError
+from reaper.cli.options import Who
+from reaper.domain.errors import ExitCode, ReaperError, UsageError
+from reaper.domain.standing import Leash
 
 if TYPE_CHECKING:
     from reaper.adapters.policies.reader import Loaded
+    from reaper.adapters.store.standing import LeashRecord
     from reaper.domain.standing import StandingPolicy
 
-policies_app = typer.Typer(no_args_is_help=True, help="Policy files: check, explain, and their JSON Schema.")
+policies_app = typer.Typer(no_args_is_help=True, help="Policy files: check, explain, release, and their JSON Schema.")
 
 DIRECTORY_VARIABLE = "REAPER_POLICIES"
 OutputChoice = Annotated[str, typer.Option("--output", help="table or json")]
@@ -69,18 +72,83 @@ def validate(
     """Check policy files: every mistake with its place and what is allowed. Ends with status 2 if there is one."""
     as_json = _json_wanted(output)
     loaded = load_policies(files, datetime.now(UTC))
+    leashes, unknown = _leashes()
     if as_json:
         found = {
-            "policies": [{"file": file, "name": policy.name} for file, policy in loaded.policies],
+            "policies": [
+                {
+                    "file": file,
+                    "name": policy.name,
+                    "leash": policy.leash,
+                    "leashed_by_budget": _leash_as_json(leashes.get(policy.name)),
+                }
+                for file, policy in loaded.policies
+            ],
             "mistakes": [asdict(m) for m in loaded.mistakes],
+            "leashes_unknown": unknown,  # why nobody can tell which policies are leashed by their budgets
         }
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
     else:
         sys.stdout.writelines(f"{mistake}\n" for mistake in loaded.mistakes)
-        names = ", ".join(f"{policy.name} ({policy.leash})" for _, policy in loaded.policies)
+        names = ", ".join(
+            f"{policy.name} ({policy.leash}{', leashed by a budget' if policy.name in leashes else ''})"
+            for _, policy in loaded.policies
+        )
         sys.stdout.write(f"{len(loaded.policies)} without mistakes{f': {names}' if names else ''}\n")
+        for _, policy in loaded.policies:
+            if policy.name in leashes:
+                sys.stdout.write(_leash_in_words(leashes[policy.name]))
+        if unknown:
+            sys.stderr.write(f"reaper: whether a budget has leashed one cannot be told: {unknown}\n")
     if loaded.mistakes:
         raise typer.Exit(int(ExitCode.USAGE))
+
+
+def _leashes() -> tuple[dict[str, "LeashRecord"], str | None]:
+    """The policies that a budget has leashed; or why that cannot be told, which does not stop a look at files."""
+    from reaper.adapters.store.standing import PolicyStore
+    from reaper.cli.compose import site
+
+    try:
+        return {record.policy: record for record in PolicyStore(site().place).leashed()}, None
+    except ReaperError as error:
+        return {}, str(error)
+
+
+def _leash_as_json(record: "LeashRecord | None") -> dict[str, object] | None:
+    if record is None:
+        return None
+    return {"since": record.at.isoformat(), "why": list(record.why), "run": record.run}
+
+
+def _leash_in_words(record: "LeashRecord") -> str:
+    why = "".join(f"  {reason}\n" for reason in record.why)
+    return (
+        f"{record.policy} is leashed since {record.at:%Y-%m-%d %H:%M:%S} UTC, whatever its file says:\n{why}"
+        f"  `reaper policies release {record.policy} --reason ...` lets it act again\n"
+    )
+
+
+@policies_app.command()
+def release(
+    name: Annotated[str, typer.Argument(help="The policy's name.")],
+    reason: Annotated[str, typer.Option(help="Why it may act again; kept in the record.")],
+    who: Who = None,
+) -> None:
+    """Let a policy act again that exceeded a budget. Its budgets count from now on; its file's leash stays."""
+    from reaper.adapters.store.standing import PolicyStore
+    from reaper.cli.compose import site
+    from reaper.cli.durable import person
+
+    store, now = PolicyStore(site().place), datetime.now(UTC)
+    if not store.is_leashed(name):
+        policy = load_policies(None, now).named(name)
+        own = "; it only reports because its file says `leash: on`" if policy.leash is Leash.ON else ""
+        raise UsageError(f"no budget has leashed {name}, so there is nothing to release{own}")
+    was, by = store.release(name, who or person(), reason, now), who or person()
+    sys.stdout.write(
+        f"{name}: released by {by}; it was leashed since {was.at:%Y-%m-%d %H:%M:%S} UTC: {'; '.join(was.why)}\n"
+    )
 
 
 @policies_app.command()

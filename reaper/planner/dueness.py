@@ -1,18 +1,34 @@
 """What is decided of one instance: whether it may die at all, and whether its age or image makes it due."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from datetime import UTC, date, datetime, timedelta
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from reaper.domain.facts import Instance
 from reaper.domain.standing import OPT_OUT_TAG, PROTECT_UNTIL_TAG, StandingPolicy, Tags
 from reaper.planner.words import in_words
 
 
-def carries(tags: Iterable[tuple[str, str]], wanted: Tags) -> bool:
+def carries(tags: Collection[tuple[str, str]], wanted: Tags) -> bool:
     """True if every wanted tag is there, with a value that its glob matches."""
-    carried = dict(tags)
-    return all(name in carried and fnmatchcase(carried[name], glob) for name, glob in wanted)
+    if not wanted:
+        return True
+    exact, globs = _sorted_by_kind(wanted)
+    if not all(tag in tags for tag in exact):
+        return False
+    return not globs or _match(dict(tags), globs)
+
+
+def _match(carried: dict[str, str], globs: Tags) -> bool:
+    return all(name in carried and fnmatchcase(carried[name], glob) for name, glob in globs)
+
+
+@lru_cache(maxsize=1024)  # every policy asks it of every cluster
+def _sorted_by_kind(wanted: Tags) -> tuple[Tags, Tags]:
+    """Those that name one value, which are looked up, and those that are globs."""
+    globs = tuple(tag for tag in wanted if any(sign in tag[1] for sign in "*?["))
+    return tuple(tag for tag in wanted if tag not in globs), globs
 
 
 def instance_spared(policy: StandingPolicy, instance: Instance, now: datetime) -> str | None:

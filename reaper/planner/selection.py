@@ -5,7 +5,7 @@ What is unknown is protected (I10).
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -101,6 +101,13 @@ def prepare(view: ClusterView) -> Candidate:
     return Candidate(cluster=view.name, provider=provider, tags=tags, members=tuple(roles), unfit=None)
 
 
+def may_target(target: Target, cluster: str) -> bool:
+    """False if a cluster's name alone keeps it out, so that it need not be looked at."""
+    if target.names and _any_of(target.names).match(cluster) is None:
+        return False
+    return not target.excluded or _any_of(target.excluded).match(cluster) is None
+
+
 def select(
     policy: StandingPolicy,
     fleet: Iterable[Candidate],
@@ -111,8 +118,9 @@ def select(
     due: list[DueInstance] = []
     spared: list[Spared] = []
     targeted = living = 0
+    targets = _targets(policy.target)
     for candidate in fleet:
-        match = _targets(policy.target, candidate)
+        match = targets(candidate)
         if match is _Match.NO:
             continue
         targeted += 1
@@ -168,19 +176,26 @@ def _any_of(globs: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(translate(glob) for glob in globs))
 
 
-def _targets(target: Target, candidate: Candidate) -> _Match:
-    name = candidate.cluster
-    if target.provider is not None and candidate.provider != target.provider:
-        return _Match.NO
-    if target.names and _any_of(target.names).match(name) is None:
-        return _Match.NO
-    if target.excluded and _any_of(target.excluded).match(name) is not None:
-        return _Match.NO
-    if not target.tags:
-        return _Match.YES
-    if candidate.tags is None:
-        return _Match.UNKNOWN
-    return _Match.YES if carries(candidate.tags, target.tags) else _Match.NO
+def _targets(target: Target) -> Callable[[Candidate], _Match]:
+    """Whether a cluster is targeted. Put together once for a whole fleet, of which it is asked cluster by cluster."""
+    provider, tags = target.provider, target.tags
+    named = _any_of(target.names).match if target.names else None
+    excluded = _any_of(target.excluded).match if target.excluded else None
+
+    def matches(candidate: Candidate) -> _Match:
+        if provider is not None and candidate.provider != provider:
+            return _Match.NO
+        if named is not None and named(candidate.cluster) is None:
+            return _Match.NO
+        if excluded is not None and excluded(candidate.cluster) is not None:
+            return _Match.NO
+        if not tags:
+            return _Match.YES
+        if candidate.tags is None:
+            return _Match.UNKNOWN
+        return _Match.YES if carries(candidate.tags, tags) else _Match.NO
+
+    return matches
 
 
 def _cluster_spared(
@@ -256,13 +271,16 @@ class _Choice:
     spared: tuple[Spared, ...]
 
 
+_ROLES = {What.MASTER: (Role.MASTER,), What.REPLICA: (Role.REPLICA,), What.ANY: (Role.MASTER, Role.REPLICA)}
+
+
 def _choose(policy: StandingPolicy, candidate: Candidate, occasion: Occasion) -> _Choice:
     """One victim of a cluster at the most: rotations of a cluster come one after the other (I7)."""
     spared: list[Spared] = []
     due: list[DueInstance] = []
-    cluster = candidate.cluster
+    cluster, wanted = candidate.cluster, _ROLES[policy.replace.what]
     for role, instance in candidate.members:
-        if policy.replace.what is not What.ANY and role.value != policy.replace.what.value:
+        if role not in wanted:
             continue
         why_not = instance_spared(policy, instance, occasion.now)
         if why_not is not None:

@@ -18,6 +18,7 @@ class Request:
     replacement: Replacement
     why: str
     seed: int | None = None
+    standing: str | None = None  # the standing policy that asks; None: a person does
 
 
 def snapshot_source(view: ClusterView, *, spare: InstanceId) -> InstanceId | None:
@@ -75,6 +76,7 @@ def make_plan(view: ClusterView, request: Request) -> Plan:
         why=request.why,
         seed=request.seed,
         steps=tuple(steps),
+        standing=request.standing,
     )
 
 

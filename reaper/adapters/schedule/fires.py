@@ -97,6 +97,15 @@ class PolicyTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler 3 ships n
             fires.append(fire)
         return Missed(fires=tuple(fires), more=False)
 
+    def last_within(self, after: datetime, until: datetime) -> datetime | None:
+        """The last fire after a moment and not after another one; None: there is none."""
+        last = None
+        for fire in self._from(after):
+            if fire > until:
+                break
+            last = fire
+        return last
+
     def since_last(self, fire: datetime) -> timedelta:
         """From the fire before to this one, whether or not it was kept: how long the dice of this one stand for."""
         for back in (timedelta(hours=2), timedelta(days=1), timedelta(days=8), timedelta(days=63), HORIZON):

@@ -52,6 +52,24 @@ _SCHEMA = (
     " primary key (run, step))",
     "create table if not exists reaper_settings (name text primary key, value text not null)",
     "create table if not exists reaper_workers (executor text primary key, version text not null, began text not null)",
+    # What policies remember (standing.py), and how the journal is asked for it.
+    "create table if not exists reaper_firings (policy text not null, fire text not null, decided text not null,"
+    " seed text not null, summary text not null, primary key (policy, fire))",
+    "create index if not exists reaper_firings_by_time on reaper_firings (fire)",
+    "create table if not exists reaper_looks (policy text primary key, looked text not null)",
+    "create table if not exists reaper_asked (run text primary key, policy text not null, cluster text not null,"
+    " asked text not null)",
+    "create index if not exists reaper_asked_by_cluster on reaper_asked (policy, cluster)",
+    "create index if not exists reaper_asked_by_time on reaper_asked (policy, asked)",
+    "create table if not exists reaper_leashes (policy text not null, leashed text not null, why text not null,"
+    " run text, released text, who text, reason text)",
+    "create unique index if not exists reaper_leashes_on on reaper_leashes (policy) where released is null",
+    "create index if not exists reaper_leashes_off on reaper_leashes (policy, released)",
+    "create index if not exists reaper_journal_ended on reaper_journal (ended)",
+    "create index if not exists reaper_journal_of_cluster on reaper_journal (cluster, ended)",
+    "create index if not exists reaper_journal_kills on reaper_journal (cluster, ended, run)"
+    " where state in ('good', 'bad', 'stuck')",
+    "create index if not exists reaper_journal_open on reaper_journal (run) where state = 'running'",
 )
 
 

@@ -1,0 +1,48 @@
+"""A forecast as one HTML file that needs nothing else: no script, no other file, no network."""
+
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from reaper import __version__
+from reaper.cli import telling
+from reaper.cli.drawing import bars_of, line_of, topology
+from reaper.domain.verdict import Ruling
+from reaper.planner.report import State
+from reaper.workflow.forecast import Forecast
+
+MOST_DRAWN = 40  # runs with a drawing and their steps; the others are told in words
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("reaper.cli"),
+        autoescape=True,  # names and errors come from clusters and are never trusted
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("plan.html.j2")
+
+
+def forecast_html(forecast: Forecast) -> str:
+    """The whole report."""
+    report = forecast.report
+    runs = (*forecast.going, *forecast.refused)
+    day_says = tuple(telling.deaths_of(d.most, d.expected) if d.policies else "none" for d in report.outlook.days)
+    return _template().render(
+        version=__version__,
+        forecast=forecast,
+        report=report,
+        tell=telling,
+        stops=telling.stops(forecast),
+        runs=runs,
+        drawn=frozenset(run.plan.run + run.policy for run in runs[:MOST_DRAWN]),
+        topology=topology,
+        line_of=line_of,
+        bars=bars_of(report.outlook, day_says),
+        spared=telling.spared(report.decisions),
+        armed=State.ARMED,
+        go=Ruling.GO,
+    )

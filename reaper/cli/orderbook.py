@@ -1,0 +1,86 @@
+"""What the steward needs of this site: the queue of runs, and a look at clusters."""
+
+import threading
+import time
+from datetime import timedelta
+from typing import Any
+
+from reaper.adapters.store.work import Ticket
+from reaper.adapters.telemetry.metrics import Telemetry
+from reaper.cli.compose import Site
+from reaper.cli.runs import as_json
+from reaper.domain.errors import UsageError
+from reaper.domain.facts import ClusterView, InstanceId
+from reaper.domain.plan import Plan
+from reaper.domain.standing import Scope, StandingPolicy
+from reaper.planner.selection import may_target
+from reaper.planner.shape import MasterWithReplicas, classify, living
+from reaper.workflow.forecast import survey
+from reaper.workflow.observe import observe
+from reaper.workflow.ports import World
+
+FRESH = timedelta(seconds=5)
+
+
+class OrderBook:
+    """The steward's `Queue`."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def submit(self, plan: Plan, group: str | None) -> None:
+        """Ask for a run, once per name."""
+        self._site.work.submit(Ticket(run=plan.run, cluster=plan.cluster, group=group, argument=as_json(Plan, plan)))
+
+    def in_flight(self) -> tuple[InstanceId, ...]:
+        """The victims of all runs that have not ended."""
+        victims = []
+        for run in self._site.work.open_runs():
+            try:
+                victims.append(self._site.runs.run(run.run).plan.victim)
+            except UsageError:
+                continue  # it has ended meanwhile, or another version of reaper wrote it
+        return tuple(victims)
+
+    def paused(self) -> str | None:
+        """Why the lever is pulled."""
+        return self._site.paused()
+
+
+class Lookout:
+    """Looks at clusters. What cannot be seen is said, and left alone; what was seen a moment ago is not asked again."""
+
+    def __init__(self, world: World, telemetry: Telemetry, log: Any) -> None:
+        self._world = world
+        self._telemetry = telemetry
+        self._log = log
+        self._lock = threading.Lock()
+        self._seen: dict[str, tuple[float, ClusterView]] = {}
+
+    def at(self, cluster: str) -> ClusterView:
+        """One cluster, now."""
+        return observe(self._world, cluster)
+
+    def at_all(self, policy: StandingPolicy) -> tuple[ClusterView, ...]:
+        """All clusters that count for a policy: where a limit counts over more than its own target, every one."""
+        limits = (*policy.limits.in_flight, *policy.limits.selection)
+        alone = all(limit.scope is Scope.POLICY for limit in limits)
+        names = [c for c in self._world.fleet.clusters() if not alone or may_target(policy.target, c)]
+        with self._lock:  # policies that fire at the same moment look once
+            now = time.monotonic()
+            known = {name: view for name, (at, view) in self._seen.items() if now - at < FRESH.total_seconds()}
+            found = survey(self._world, [name for name in names if name not in known])
+            known |= {view.name: view for view in found.views}
+            self._seen = {name: self._seen.get(name, (now, view)) for name, view in known.items()}
+        for lost in found.unobserved:
+            self._log.warning("not observed", cluster=lost.cluster, why=lost.why)
+        for view in found.views:
+            self._show_ages(view)
+        return tuple(known[name] for name in names if name in known)
+
+    def _show_ages(self, view: ClusterView) -> None:
+        alive = {m.instance.id: view.taken_at - m.instance.created for m in living(view)}
+        shape = classify(view)
+        master = alive.get(shape.master.instance.id) if isinstance(shape, MasterWithReplicas) else None
+        if alive:
+            self._telemetry.observed(view.name, max(alive.values()), master)

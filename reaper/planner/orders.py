@@ -1,0 +1,46 @@
+"""From a standing policy and what it selected to the request for one run, and the names that a firing derives."""
+
+import hashlib
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from reaper.domain.policy import Policy
+from reaper.domain.standing import StandingPolicy
+from reaper.planner.selection import DueInstance
+from reaper.planner.steps import Request
+
+
+def limits_of(standing: StandingPolicy) -> Policy:
+    """The limits of one run of a standing policy: its own, whom it asks first, and what it accepts."""
+    approval = standing.approval
+    return replace(
+        standing.limits_of_run,
+        approval_within=approval.within if approval else None,
+        approvers=approval.by if approval else (),
+        checks=standing.checks,
+        waivers=standing.waivers,
+    )
+
+
+def request_of(standing: StandingPolicy, due: DueInstance, run: str, seed: int) -> Request:
+    """The request for the run that replaces one due instance. `seed`: of the selection that chose it."""
+    return Request(
+        run=run,
+        victim=due.instance.id,
+        policy=limits_of(standing),
+        replacement=standing.replace.when,
+        why=f"the policy {standing.name} takes {due.instance.id.short}, which {'; '.join(due.why)}",
+        seed=seed,
+        standing=standing.name,
+    )
+
+
+def seed_of(policy: str, fire: datetime) -> int:
+    """The seed of a firing's dice, the same in every process: a dry run shows the draw that will be made."""
+    digest = hashlib.sha256(f"{policy}|{fire.astimezone(UTC).isoformat()}|dice".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def run_of(cluster: str, fire: datetime) -> str:
+    """The name of the run that a firing asks for; every other name of the run is derived from it."""
+    return f"{cluster}-{fire.astimezone(UTC):%Y%m%dt%H%M%S}"
