@@ -90,7 +90,7 @@ def _days(outlook: Outlook) -> Iterator[str]:
     peak = outlook.peak
     if peak is not None:
         yield from ("", escaped(telling.peak(peak)))
-    yield from (f"\n{escaped(name)} fires more often than is counted here." for name in outlook.cut)
+    yield from (f"\n{escaped(telling.cut_short(name))}." for name in outlook.cut)
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A forecast in a terminal. What came from a cluster is `Text`, which is never read as markup."""
+"""A forecast in a terminal. For a console that reads no markup: names in it come from clusters."""
 
 from collections.abc import Iterator
 
@@ -88,7 +88,10 @@ def _days(outlook: Outlook) -> RenderableType:
         bar = Text(_BAR * sure) + Text(_MAYBE * (round(day.most / largest * _BAR_WIDTH) - sure if largest else 0))
         deaths = Text(f"{telling.deaths_of(day.most, day.expected)}\n") + bar if day.policies else Text("none")
         table.add_row(f"{day.day:%a %Y-%m-%d}", deaths, Text(fires or "nothing fires", style="" if fires else "dim"))
-    notes = [table, *(Text(f"{name} fires more often than is counted here") for name in outlook.cut)]
+    notes: list[RenderableType] = [
+        table,
+        *(Text(telling.cut_short(name)) for name in outlook.cut),
+    ]
     peak = outlook.peak
     if peak is not None:
         notes.append(Text(telling.peak(peak)))

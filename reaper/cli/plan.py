@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, assert_never
+from typing import TYPE_CHECKING, Annotated, TextIO, assert_never
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import typer
@@ -14,15 +14,17 @@ import typer
 from reaper.domain.errors import ReaperError, UsageError
 
 if TYPE_CHECKING:
+    from reaper.adapters.schedule.fires import PolicyTrigger
     from reaper.cli.compose import Site
     from reaper.domain.standing import StandingPolicy
+    from reaper.planner.outlook import Coming
     from reaper.planner.report import Subject
     from reaper.planner.selection import ClusterHistory
     from reaper.workflow.forecast import Forecast, Span
 
 MOST_DAYS = 366
 _FILE_WIDTH = 160
-MOST_FIRES = 2000  # of one policy that are counted; a minute's cron has 10,080 a week
+MOST_FIRES = 12_000  # of one policy that are counted; a minute's cron has 10,080 a week
 _MOMENT = re.compile(
     r"(?P<date>\d{4}-\d{2}-\d{2})[ T]+(?P<time>\d{1,2}:\d{2}(:\d{2})?)(?P<utc>Z)?(\s+(?P<zone>\S+))?", re.ASCII
 )
@@ -154,7 +156,6 @@ def _subject(here: "Site", policy: "StandingPolicy", span: "Span", asked: dateti
     from reaper.adapters.schedule.fires import PolicyTrigger
     from reaper.planner.calendar import judge
     from reaper.planner.orders import seed_of
-    from reaper.planner.outlook import Coming
     from reaper.planner.report import Subject
     from reaper.planner.selection import Occasion
 
@@ -162,9 +163,6 @@ def _subject(here: "Site", policy: "StandingPolicy", span: "Span", asked: dateti
     next_fire = trigger.after(span.at) if trigger else None
     moment = asked or next_fire or span.at
     hours = trigger.judge(moment) if trigger else judge(policy.calendar, almanacs_of(policy.calendar)(moment), moment)
-    fires = trigger.upcoming(span.at, MOST_FIRES + 1) if trigger else ()
-    ends = span.at + timedelta(days=span.days)
-    within = tuple(f for f in fires[:MOST_FIRES] if f <= ends)
     history, leashed = _remembered(here, policy.name)
     return Subject(
         policy=policy,
@@ -176,9 +174,23 @@ def _subject(here: "Site", policy: "StandingPolicy", span: "Span", asked: dateti
         hours=hours,
         history=history,
         leashed=leashed,
-        coming=Coming(fires=within, more=len(within) == MOST_FIRES),
+        coming=_coming(trigger, span),
         next_fire=next_fire,
     )
+
+
+def _coming(trigger: "PolicyTrigger | None", span: "Span") -> "Coming":
+    """The fires of the days that are shown, one by one: looking for the next costs more than showing it."""
+    from reaper.planner.outlook import Coming
+
+    ends, fires = span.at + timedelta(days=span.days), list[datetime]()
+    fire = trigger.after(span.at) if trigger else None
+    while trigger is not None and fire is not None and fire <= ends:
+        if len(fires) == MOST_FIRES:
+            return Coming(fires=tuple(fires), more=True)
+        fires.append(fire)
+        fire = trigger.after(fire)
+    return Coming(fires=tuple(fires), more=False)
 
 
 def _remembered(here: "Site", policy: str) -> tuple[Mapping[str, "ClusterHistory"] | None, tuple[str, ...]]:
@@ -194,11 +206,8 @@ def _remembered(here: "Site", policy: str) -> tuple[Mapping[str, "ClusterHistory
 
 
 def _write(found: "Forecast", form: Form, out: Path | None) -> None:
-    from reaper.cli.forecast_table import forecast_table
-    from reaper.cli.runs import console
-
     if out is None and form is Form.TABLE:
-        console().print(forecast_table(found))
+        _print_table(found, sys.stdout, None if sys.stdout.isatty() else _FILE_WIDTH)
         return
     text = rendered(found, form)
     if out is None:
@@ -216,17 +225,14 @@ def rendered(found: "Forecast", form: Form) -> str:
     import json
     from io import StringIO
 
-    from rich.console import Console
-
     from reaper.cli.forecast_html import forecast_html
     from reaper.cli.forecast_json import forecast_as_json
     from reaper.cli.forecast_markdown import forecast_markdown
-    from reaper.cli.forecast_table import forecast_table
 
     match form:
         case Form.TABLE:
             file = StringIO()
-            Console(file=file, width=_FILE_WIDTH, highlight=False).print(forecast_table(found))
+            _print_table(found, file, _FILE_WIDTH)
             return file.getvalue()
         case Form.JSON:
             return json.dumps(forecast_as_json(found), indent=2) + "\n"
@@ -236,3 +242,11 @@ def rendered(found: "Forecast", form: Form) -> str:
             return forecast_html(found)
         case _:
             assert_never(form)
+
+
+def _print_table(found: "Forecast", file: TextIO, width: int | None) -> None:
+    from rich.console import Console
+
+    from reaper.cli.forecast_table import forecast_table
+
+    Console(file=file, width=width, highlight=False, markup=False).print(forecast_table(found))

@@ -38,8 +38,10 @@ from reaper.workflow.ports import Journal
 from reaper.workflow.steward import Outcome, Steward
 
 TICK = timedelta(seconds=1)
-LOOK_AT_FILES = 5  # ticks
-SHOW_STATES = 10  # ticks
+# Ticks between what costs something with a thousand policies.
+LOOK_AT_FILES = 10
+SHOW_STATES = 30
+REMEMBER_LOOK = 60
 TELL_AT_THE_END = timedelta(seconds=10)
 
 
@@ -105,6 +107,8 @@ class Stewardship(AbstractContextManager["Stewardship"]):
                 self._tick()
                 if ticks % SHOW_STATES == 0:
                     self._show()
+                if ticks % REMEMBER_LOOK == 0:
+                    self._remember_look()
                 if not worker.is_alive():
                     break
                 notifier.alive()
@@ -168,11 +172,12 @@ class Stewardship(AbstractContextManager["Stewardship"]):
 
     def _begin(self) -> None:
         """Say what was missed since anybody looked, and fire what is still within its grace."""
-        now = _now()
+        now, fires = _now(), self._store.last_fires()
         for name, policy in self._files.policies.items():
-            trigger, last = self._timetable.trigger(name), self._store.last_look(name)
-            if trigger is None or policy.schedule is None or last is None:
+            trigger, looked = self._timetable.trigger(name), self._store.last_look(name)
+            if trigger is None or policy.schedule is None or looked is None:
                 continue
+            last = max(looked, fires.get(name, looked))
             missed = trigger.missed(last, now)
             if missed.fires:
                 self._telemetry.missed(name, len(missed.fires))
@@ -180,7 +185,14 @@ class Stewardship(AbstractContextManager["Stewardship"]):
             fire = trigger.last_within(max(last, now - policy.schedule.grace), now)
             if fire is not None:
                 self._fire(name, fire)
-        self._store.looked(self._files.policies, now)
+        self._remember_look()
+
+    def _remember_look(self) -> None:
+        """What is older than this was fired or said to be missed."""
+        try:
+            self._store.looked(self._files.policies, _now())
+        except ReaperError as error:
+            self._log.warning("tick", error=str(error))
 
     def _tick(self) -> None:
         """What is due begins, budgets are looked at, what comes up is said."""
@@ -191,7 +203,6 @@ class Stewardship(AbstractContextManager["Stewardship"]):
             if self._steward.pending:
                 self._steward.advance(policies, lambda p: self._hours(p, now), now)
             self._say_what_comes(now)
-            self._store.looked(policies, now)
         except ReaperError as error:  # the store or a provider does not answer: the next tick tries again
             self._log.warning("tick", error=str(error))
 
@@ -250,7 +261,7 @@ class Stewardship(AbstractContextManager["Stewardship"]):
     def _show(self) -> None:
         """Metrics of what is the case."""
         try:
-            leashed = {record.policy for record in self._store.leashed()}
+            leashed, fires = {record.policy for record in self._store.leashed()}, self._store.last_fires()
             states = [
                 PolicyState(
                     name=name,
@@ -258,7 +269,7 @@ class Stewardship(AbstractContextManager["Stewardship"]):
                     leashed_by_file=policy.leash is Leash.ON,
                     leashed_by_budget=name in leashed,
                     next_fire=self._timetable.next_fire(name),
-                    last_fire=self._store.last_fire(name),
+                    last_fire=fires.get(name),
                 )
                 for name, policy in self._files.policies.items()
             ]

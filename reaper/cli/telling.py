@@ -260,3 +260,8 @@ def facts(decision: Decision) -> tuple[tuple[str, str], ...]:
         ("waivers expired", "; ".join(map(waived, decision.expired))),
     ]
     return tuple((topic, text) for topic, text in said if text)
+
+
+def cut_short(policy: str) -> str:
+    """Why days are missing."""
+    return f"{policy} fires so often that the days after these were not counted, nor shown"

@@ -41,6 +41,10 @@ def seed_of(policy: str, fire: datetime) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-def run_of(cluster: str, fire: datetime) -> str:
-    """The name of the run that a firing asks for; every other name of the run is derived from it."""
-    return f"{cluster}-{fire.astimezone(UTC):%Y%m%dt%H%M%S}"
+def run_of(policy: str, cluster: str, fire: datetime) -> str:
+    """The name of the run that a firing asks for; every other name of the run is derived from it.
+
+    The policy is in it: two of them may fire at one moment, and a cluster may be due for both, one after the other.
+    """
+    whose = hashlib.sha256(policy.encode()).hexdigest()[:4]
+    return f"{cluster}-{fire.astimezone(UTC):%Y%m%dt%H%M%S}-{whose}"

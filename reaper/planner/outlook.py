@@ -58,7 +58,7 @@ class Outlook:
 
     zone: str
     days: tuple[Day, ...]
-    cut: tuple[str, ...]  # policies that fire too often for all of their fires to be counted
+    cut: tuple[str, ...]  # policies that fire too often to count every day: those that are not counted are left out
 
     @property
     def peak(self) -> Day | None:
@@ -70,7 +70,9 @@ def outlook(coming: Sequence[tuple[Coming, StandingPolicy, Selection]], at: date
     """Sort the fires of all policies into days. The targeted clusters are taken to stay as they are now."""
     clocks = ZoneInfo(zone)
     today = at.astimezone(clocks).date()
-    wanted = [today + timedelta(days=i) for i in range(days)]
+    ends = [fires.fires[-1].astimezone(clocks).date() for fires, _, _ in coming if fires.more]
+    last = min(ends, default=today + timedelta(days=days))  # a day that is not counted whole is not shown as quiet
+    wanted = [today + timedelta(days=i) for i in range(days) if today + timedelta(days=i) < last]
     found: dict[date, list[DayOfPolicy]] = {day: [] for day in wanted}
     for fires, policy, selection in coming:
         of_day: dict[date, list[datetime]] = {}

@@ -19,7 +19,7 @@ from reaper.domain.facts import ClusterView, Instance, InstanceId
 from reaper.domain.plan import Role
 from reaper.domain.standing import StandingPolicy, Target, What
 from reaper.planner.calendar import judge_maintenance
-from reaper.planner.dueness import carries, instance_spared, reason_not_due, reasons_due
+from reaper.planner.dueness import by_kind, carries, instance_spared, reason_not_due, reasons_due
 from reaper.planner.shape import OtherShape, classify, living
 from reaper.planner.words import in_words
 
@@ -42,6 +42,9 @@ class ClusterHistory:
     last_kill: datetime | None = None  # of this policy
     last_run_ended: datetime | None = None  # of any policy or person
     unfinished_run: str | None = None
+
+
+_NO_HISTORY = ClusterHistory()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +95,7 @@ def prepare(view: ClusterView) -> Candidate:
     if any(t is None for t in known):
         tags = None
     elif known:
-        tags = frozenset.intersection(*(frozenset(t or ()) for t in known))
+        tags = frozenset.intersection(*map(frozenset, {t or () for t in known}))  # mostly all carry the same
     provider = view.members[0].instance.id.provider if view.members else ""
     if isinstance(shape, OtherShape):
         unfit: str | None = f"{shape.name}: {shape.why}"
@@ -130,10 +133,10 @@ def select(
         if why:
             spared.append(Spared(cluster=candidate.cluster, instance=None, why=why))
             continue
-        found = _choose(policy, candidate, occasion)
-        spared += found.spared
-        if found.due is not None:
-            due.append(found.due)
+        chosen, others = _choose(policy, candidate, occasion)
+        spared += others
+        if chosen is not None:
+            due.append(chosen)
     taken, left = _take(policy, due, occasion)
     spared += left
     return Selection(
@@ -178,7 +181,8 @@ def _any_of(globs: tuple[str, ...]) -> re.Pattern[str]:
 
 def _targets(target: Target) -> Callable[[Candidate], _Match]:
     """Whether a cluster is targeted. Put together once for a whole fleet, of which it is asked cluster by cluster."""
-    provider, tags = target.provider, target.tags
+    provider = target.provider
+    exact, globs = by_kind(target.tags)
     named = _any_of(target.names).match if target.names else None
     excluded = _any_of(target.excluded).match if target.excluded else None
 
@@ -189,11 +193,11 @@ def _targets(target: Target) -> Callable[[Candidate], _Match]:
             return _Match.NO
         if excluded is not None and excluded(candidate.cluster) is not None:
             return _Match.NO
-        if not tags:
-            return _Match.YES
         if candidate.tags is None:
-            return _Match.UNKNOWN
-        return _Match.YES if carries(candidate.tags, tags) else _Match.NO
+            return _Match.UNKNOWN if exact or globs else _Match.YES
+        if exact and not exact <= candidate.tags:  # nearly always decides
+            return _Match.NO
+        return _Match.YES if carries(candidate.tags, globs) else _Match.NO
 
     return matches
 
@@ -209,7 +213,7 @@ def _cluster_spared(
         return candidate.unfit
     if history is None:
         return "its history could not be read, so it is protected"
-    past = history.get(candidate.cluster, ClusterHistory())
+    past = history.get(candidate.cluster, _NO_HISTORY)
     if past.unfinished_run is not None:
         return f"the run {past.unfinished_run} is not finished"
     rested = None if past.last_run_ended is None else occasion.now - past.last_run_ended
@@ -265,17 +269,13 @@ def _random(policy: StandingPolicy, cluster: str, occasion: Occasion, purpose: s
     return Random(f"{occasion.seed}/{policy.name}/{cluster}/{purpose}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Choice:
-    due: DueInstance | None
-    spared: tuple[Spared, ...]
-
-
 _ROLES = {What.MASTER: (Role.MASTER,), What.REPLICA: (Role.REPLICA,), What.ANY: (Role.MASTER, Role.REPLICA)}
 
 
-def _choose(policy: StandingPolicy, candidate: Candidate, occasion: Occasion) -> _Choice:
-    """One victim of a cluster at the most: rotations of a cluster come one after the other (I7)."""
+def _choose(
+    policy: StandingPolicy, candidate: Candidate, occasion: Occasion
+) -> tuple[DueInstance | None, list[Spared]]:
+    """One victim of a cluster at the most, and who is spared: rotations of a cluster come one after the other (I7)."""
     spared: list[Spared] = []
     due: list[DueInstance] = []
     cluster, wanted = candidate.cluster, _ROLES[policy.replace.what]
@@ -295,13 +295,13 @@ def _choose(policy: StandingPolicy, candidate: Candidate, occasion: Occasion) ->
     if not due:
         if not spared:
             spared.append(Spared(cluster=cluster, instance=None, why=f"it has no {policy.replace.what} to replace"))
-        return _Choice(due=None, spared=tuple(spared))
+        return None, spared
     first = _first_of(policy, due, occasion)
     for other in due:
         if other is not first:
             why = f"{first.instance.id.short} goes first, a cluster loses one at a time"
             spared.append(Spared(cluster=cluster, instance=other.instance.id, why=why))
-    return _Choice(due=first, spared=tuple(spared))
+    return first, spared
 
 
 def _first_of(policy: StandingPolicy, due: list[DueInstance], occasion: Occasion) -> DueInstance:

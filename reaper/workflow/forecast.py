@@ -130,7 +130,9 @@ def _look(world: World, cluster: str) -> ClusterView | Unobserved:
 
 def _foresee(world: World, decision: Decision, due: DueInstance, seen: ClusterView) -> Foreseen:
     """The plan as the firing would make it, and the guards on fresh facts; what cannot be asked refuses (I10)."""
-    request = request_of(decision.policy, due, run_of(due.cluster, decision.at), decision.selection.seed)
+    request = request_of(
+        decision.policy, due, run_of(decision.policy.name, due.cluster, decision.at), decision.selection.seed
+    )
     plan = make_plan(seen, request)
     try:
         case, verdicts = examine(world, plan, Moment.PLAN, None)

@@ -252,7 +252,7 @@ class Steward:
 
     def _begin(self, policy: StandingPolicy, pending: _Pending, due: DueInstance) -> str | None:
         """Ask for one run, if it is still due; None: it is not, or its cluster is busy by now."""
-        run = run_of(due.cluster, pending.fire)
+        run = run_of(policy.name, due.cluster, pending.fire)
         try:
             view = self._look(due.cluster)
             histories = self._register.histories(policy.name)

@@ -302,7 +302,10 @@ def test_what_means_something_in_markdown_is_escaped(text: str, shown: str) -> N
 
 
 def test_a_terminal_shows_brackets_as_brackets(evil: Forecast) -> None:
-    assert "the master of [bold red]e" in rendered(evil, Form.TABLE)
+    """Also in the tables that other commands share."""
+    shown = rendered(evil, Form.TABLE)
+    assert "the master of [bold red]e;" in shown
+    assert re.search(r"launch +launch \[bold red\]e-\d", shown)
 
 
 def test_json_has_every_run_with_its_plan_and_guards(evil: Forecast) -> None:

@@ -70,7 +70,8 @@ def test_a_request_says_who_asks_and_why() -> None:
 def test_a_firing_derives_its_seed_and_its_runs_the_same_in_every_zone() -> None:
     tokyo = MONDAY.astimezone(ZoneInfo("Asia/Tokyo"))
     assert seed_of("p", MONDAY) == seed_of("p", tokyo)
-    assert run_of("db", MONDAY) == run_of("db", tokyo) == "db-20260302t030000"
+    assert run_of("p", "db", MONDAY) == run_of("p", "db", tokyo) == "db-20260302t030000-148d"
+    assert run_of("q", "db", MONDAY) != run_of("p", "db", MONDAY)
     assert len({seed_of("p", MONDAY), seed_of("q", MONDAY), seed_of("p", MONDAY + DAY)}) == 3
 
 
@@ -207,10 +208,17 @@ def test_a_mean_time_between_kills_is_kept_over_a_day() -> None:
 def test_days_are_those_of_the_report_and_times_those_of_the_policy() -> None:
     late = datetime(2026, 3, 2, 16, tzinfo=UTC)  # Tuesday, 01:00, in Tokyo
     nightly = policy(schedule=at_three("Europe/Berlin"))
-    found = outlook([(Coming(fires=(late,), more=True), nightly, selection())], MONDAY, 3, "Asia/Tokyo")
+    found = outlook([(Coming(fires=(late,), more=False), nightly, selection())], MONDAY, 3, "Asia/Tokyo")
     assert [(d.day.day, len(d.policies)) for d in found.days] == [(2, 0), (3, 1), (4, 0)]
     assert found.days[1].policies[0].fires[0].isoformat() == "2026-03-02T17:00:00+01:00"
     assert found.peak is found.days[1]
+    assert found.cut == ()
+
+
+def test_a_day_whose_fires_were_not_all_counted_is_not_shown_as_a_quiet_one() -> None:
+    often = Coming(fires=hourly(30), more=True)  # the rest of the second day and the third are unknown
+    found = outlook([(often, policy(), selection())], MONDAY, 3, "UTC")
+    assert [d.day.day for d in found.days] == [2]
     assert found.cut == ("nightly",)
 
 

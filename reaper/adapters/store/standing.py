@@ -71,6 +71,11 @@ class PolicyStore:
         rows = self._read("select max(fire) as at from reaper_firings where policy = :policy", policy=policy)
         return moment_of(rows[0].at) if rows else None
 
+    def last_fires(self) -> dict[str, datetime]:
+        """The last firing of every policy that ever had one."""
+        rows = self._read("select policy, max(fire) as at from reaper_firings group by policy")
+        return {row.policy: datetime.fromisoformat(row.at) for row in rows}
+
     def firings(
         self, policy: str | None = None, *, since: datetime | None = None, most: int = 1000
     ) -> tuple[Firing, ...]:
