@@ -1,22 +1,20 @@
 """I8, I2 with real rotations: two `reaper worker` processes on a real Postgres, a lab of real servers between them."""
 
-import contextlib
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from labs import Lab, Site, alive, kill_9, processes_below, until
 from postgres import postgres
-from test_interrupts import await_death
 from test_power_cuts import assert_as_after_a_rotation
-from witness import OneOpen, Writers, counters, servers_of, topology
+from witness import OneOpen, Writers, counters, topology
 
 from reaper.adapters.store.database import Place
 from reaper.adapters.store.journal import RunRecord, RunStore
@@ -24,6 +22,17 @@ from reaper.adapters.store.lease import EXIT_LEASE_LOST
 from reaper.domain.verdict import Event, EventKind, RunState
 
 PATIENCE_S = 90.0
+
+HELD_AT_THE_PROMOTION = """
+import sys, time
+from reaper.adapters.mysql.server import SqlServer
+def held(*arguments, **choices):
+    print("held at the promotion", file=sys.stderr, flush=True)
+    time.sleep(600)
+SqlServer.promote = held
+from reaper.cli.main import run
+run()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +70,12 @@ class Workers:
         self._stack = stack
         self._logs = logs
 
-    def start(self) -> Worker:
-        """A worker that is ready."""
+    def start(self, program: str | None = None) -> Worker:
+        """A worker that is ready; `program` instead of the console script."""
         log = self._logs / f"worker-{len(list(self._logs.iterdir()))}.log"
         with log.open("wb") as said:
             process = subprocess.Popen(
-                self._lab.site.command("worker"),
+                [sys.executable, "-c", program, "worker"] if program else self._lab.site.command("worker"),
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
@@ -126,25 +135,87 @@ def assert_good(record: RunRecord, *workers: Worker) -> None:
     assert record.verdict.ledger.lost == ()
 
 
-def open_members(lab: Lab) -> list[str]:
-    """Who accepts writes."""
-    return [i for i in servers_of(lab) if not int(lab.sql(i, "SELECT @@global.read_only AS r")[0]["r"])]
+def assert_taken_over(store: RunStore, record: RunRecord, first: Worker, second: Worker) -> None:
+    """The record says that the process died, and the promotion is the second's."""
+    assert record.verdict is not None
+    assert "finished after the process that began it had died" in record.verdict.notes
+    assert f"takes {record.run} over from" in second.said
+    assert "promote" not in first.said
+    promoted = [e.detail for e in store.timeline(record.run) if (e.step, e.kind) == ("promote", EventKind.DONE)]
+    assert len(promoted) == 1, promoted
+    assert "is open for writes" in promoted[0]
 
 
 def test_I8_a_worker_killed_between_the_kill_and_the_promotion_is_taken_over(
     lab: Lab, store: RunStore, workers: Workers
 ) -> None:
+    """Fails if nobody takes the run over, or if who does kills again, promotes another one, or forgets a part."""
     victim, pid = lab.master, lab.pid(lab.master)
+    first = workers.start(HELD_AT_THE_PROMOTION)
+    with Writers(lab) as writers, OneOpen(lab) as one:
+        run = queue(lab, "--outage-budget", "1m")
+        await_step(store, run, "snapshot", first)
+        second = workers.start()
+        until(lambda: "held at the promotion" in first.said, "the kill, and no promotion", PATIENCE_S)
+        assert not alive(pid)
+        kill_9(first.process.pid)
+        record = ended(store, run, second)
+        one.check()
+        assert_good(record, second)
+        assert_taken_over(store, record, first, second)
+        assert_as_after_a_rotation(lab, victim, writers)
+
+
+# The statements of a rotation that change something; looking, and the probe of the frozen worker, change others.
+EFFECTS = (
+    "Com_change_master",
+    "Com_create_table",
+    "Com_drop_table",
+    "Com_reset",
+    "Com_start_slave",
+    "Com_stop_slave",
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What one more effect would change: the record, the lab's book, its processes, what its servers were told."""
+
+    timeline: tuple[Event, ...]
+    instances: Any
+    topology: Any
+    counters: Any
+    processes: frozenset[int]
+
+    @classmethod
+    def of(cls, lab: Lab, store: RunStore, run: str, but: Worker) -> "Picture":
+        return cls(
+            timeline=store.timeline(run),
+            instances=lab.book()["instances"],
+            topology=topology(lab),
+            counters={i: {n: counters(lab, i)[n] for n in EFFECTS} for i in lab.instances},
+            processes=frozenset(p for p, what in processes_below(lab.site.home).items() if "probe.client" not in what)
+            - {but.process.pid},
+        )
+
+
+def test_I8_a_worker_frozen_before_the_kill_and_taken_over_does_not_one_more_effect(
+    lab: Lab, store: RunStore, workers: Workers
+) -> None:
+    """Fails if the woken worker writes one statement to a server, starts or ends a process, or says one more event."""
+    victim = lab.master
     first = workers.start()
     with Writers(lab) as writers, OneOpen(lab) as one:
         run = queue(lab, "--outage-budget", "1m")
         await_step(store, run, "snapshot", first)
         second = workers.start()
-        await_death(pid)
-        kill_9(first.process.pid)
-        assert open_members(lab) == [], "it was killed too late: somebody is promoted already"
+        await_step(store, run, "probe", first)
+        os.kill(first.process.pid, signal.SIGSTOP)
         record = ended(store, run, second)
         one.check()
         assert_good(record, second)
         assert_as_after_a_rotation(lab, victim, writers)
-    print([f"{e.step} {e.kind} {e.detail}" for e in store.timeline(run)], record.verdict.notes)
+    before = Picture.of(lab, store, run, first)
+    os.kill(first.process.pid, signal.SIGCONT)
+    assert first.process.wait(PATIENCE_S) == EXIT_LEASE_LOST
+    assert Picture.of(lab, store, run, first) == before
