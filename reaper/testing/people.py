@@ -79,7 +79,9 @@ class RecordingJournal:
     def end(self, run: str, state: RunState, verdict: RunVerdict | None, message: str) -> None:
         """A run is over. Said again only by a process that replays the end, or that finishes what was stuck."""
         with self._faults.around("end", run):
-            record = self.runs[run]
+            record = self.runs.get(run)
+            if record is None:
+                return  # it could not be born: there is no record to end, as in the store
             if record.state not in (RunState.RUNNING, RunState.STUCK, state):
                 raise AssertionError(f"{run} has ended twice: {record.state}, then {state}")
             record.state, record.verdict, record.message = state, verdict, message

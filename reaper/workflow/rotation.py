@@ -127,7 +127,6 @@ class Rotation:
 
         OwnershipLostError: another worker goes on with it, and nothing more is done here.
         """
-        self._steps.run("begin", NoneType, lambda: self._world.journal.begin(self._plan))
         with contextlib.closing(self._claim):
             return self._execute()
 
@@ -150,6 +149,7 @@ class Rotation:
 
     def _up_to_the_outcome(self) -> tuple[Passed, Struck]:
         plan, steps, after = self._plan, self._steps, self._after
+        steps.run("begin", NoneType, lambda: self._world.journal.begin(plan))
         passed = steps.run("guards", Passed, self._pass_first_guards)
         after.master, self._lossless = passed.master, passed.lossless
         self._undo.push("clear the marker row", after.clear_marker)
