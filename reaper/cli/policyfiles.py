@@ -1,10 +1,9 @@
 """The policies in force: read again when their files change; a file with mistakes keeps its last good policy."""
 
-from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-from reaper.adapters.policies.reader import Mistake, files_in
+from reaper.adapters.policies.reader import files_in
 from reaper.cli.policies import load_policies, policies_directory
 from reaper.domain.errors import UsageError
 from reaper.domain.standing import StandingPolicy
@@ -18,7 +17,7 @@ class PolicyFiles:
     def __init__(self) -> None:
         self._stamp: Stamp | None = None
         self._of_file: dict[str, StandingPolicy] = {}
-        self.mistakes: tuple[Mistake, ...] = ()
+        self.mistakes: tuple[str, ...] = ()
 
     @property
     def policies(self) -> dict[str, StandingPolicy]:
@@ -34,23 +33,25 @@ class PolicyFiles:
         self._stamp = _stamp()
         try:
             files = list(files_in(policies_directory()))
-        except UsageError as error:  # a directory that cannot be read says nothing about the policies in it
-            self.mistakes = (Mistake(file=str(policies_directory()), line=1, column=1, field="", what=str(error)),)
+        except UsageError as error:
+            self.mistakes = (str(error),)
+            if _is_listable(policies_directory()):  # one that cannot be read says nothing about the policies in it
+                self._of_file = {}
             return
-        loaded = load_policies(files, now) if files else None
-        said = dict(loaded.policies) if loaded else {}
-        self.mistakes = loaded.mistakes if loaded else ()
-        kept = {
-            file: policy
-            for file, policy in self._of_file.items()
-            if file in {str(f) for f in files} and file not in said and _has_mistake(file, self.mistakes)
-        }
+        loaded = load_policies(files, now)
+        said, broken = dict(loaded.policies), {mistake.file for mistake in loaded.mistakes}
+        self.mistakes = tuple(map(str, loaded.mistakes))
+        kept = {file: policy for file, policy in self._of_file.items() if file in broken and file not in said}
         names = {policy.name for policy in kept.values()}
         self._of_file = kept | {file: policy for file, policy in said.items() if policy.name not in names}
 
 
-def _has_mistake(file: str, mistakes: Iterable[Mistake]) -> bool:
-    return any(mistake.file == file for mistake in mistakes)
+def _is_listable(directory: Path) -> bool:
+    try:
+        next(directory.iterdir(), None)
+    except OSError:
+        return False
+    return True
 
 
 def _stamp() -> Stamp:

@@ -68,13 +68,12 @@ class Stewardship(AbstractContextManager["Stewardship"]):
 
     def __enter__(self) -> Self:
         bring_in("apscheduler")
-        self._read_policies()
+        self._files.read(_now())
+        if not self._files.policies and self._files.mistakes:
+            raise UsageError("\n        ".join(("there is no policy without mistakes:", *self._files.mistakes)))
+        self._put_in_force()
         for fault in self._dispatcher.faults():
             self._log.error("channel", fault=fault)
-        if not self._files.policies and self._files.mistakes:
-            raise UsageError(
-                "\n        ".join(("there is no policy without mistakes:", *map(str, self._files.mistakes)))
-            )
         self._stack.callback(self._dispatcher.close, TELL_AT_THE_END)
         self._engine = self._stack.enter_context(following(self._site, self._listener))
         return self
@@ -162,8 +161,11 @@ class Stewardship(AbstractContextManager["Stewardship"]):
 
     def _read_policies(self) -> None:
         self._files.read(_now())
+        self._put_in_force()
+
+    def _put_in_force(self) -> None:
         self._timetable.replace(self._files.policies)
-        mistakes = tuple(map(str, self._files.mistakes))
+        mistakes = self._files.mistakes
         self._telemetry.reloaded(Reload.BAD if mistakes else Reload.GOOD)
         if mistakes:
             sys.stderr.writelines(f"{mistake}\n" for mistake in mistakes)
