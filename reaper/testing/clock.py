@@ -22,7 +22,9 @@ def nanoseconds(span: timedelta) -> int:
     return span // timedelta(microseconds=1) * 1000
 
 
-class _Waiter:
+class Waiter:
+    """A thread that waits for something, or for a moment."""
+
     def __init__(self, ready: Callable[[], bool], deadline_ns: int) -> None:
         self.thread = threading.get_ident()
         self.ready = ready
@@ -38,16 +40,21 @@ class FakeClock:
 
     def __init__(self, start: datetime = datetime(2026, 3, 2, 3, 0, tzinfo=UTC)) -> None:
         self.lock = threading.Condition(threading.RLock())
-        self._start = start
+        self._wall_at_zero = start
         self._now_ns = 0
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._scheduled = 0
-        self._waiters: list[_Waiter] = []
+        self._waiters: list[Waiter] = []
         self._strangers = set(sys._current_frames()) - {threading.get_ident()}  # of no concern: they were there before
 
     def now(self) -> datetime:
         """The wall time, aware, UTC."""
-        return self._start + timedelta(microseconds=self._now_ns // 1000)
+        return self._wall_at_zero + timedelta(microseconds=self._now_ns // 1000)
+
+    def jump(self, span: timedelta) -> None:
+        """Somebody sets the wall clock, forward or back. Monotonic time does not notice (E27)."""
+        with self.lock:
+            self._wall_at_zero += span
 
     def monotonic_ns(self) -> int:
         """Nanoseconds since the clock was made, plus an hour, so that 0 is never a real moment."""
@@ -66,7 +73,7 @@ class FakeClock:
     def wait(self, ready: Callable[[], bool], within: timedelta) -> bool:
         """Wait until `ready()`; False: not within the time. `ready` is called under the lock."""
         with self.lock:
-            me = _Waiter(ready, self._now_ns + max(0, nanoseconds(within)))
+            me = Waiter(ready, self._now_ns + max(0, nanoseconds(within)))
             self._waiters.append(me)
             try:
                 return self._wait(me)
@@ -74,7 +81,7 @@ class FakeClock:
                 self._waiters.remove(me)
                 self.lock.notify_all()
 
-    def _wait(self, me: _Waiter) -> bool:
+    def _wait(self, me: Waiter) -> bool:
         idle = 0
         while True:
             if me.ready():

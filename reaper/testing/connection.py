@@ -22,7 +22,7 @@ from reaper.testing.machine import Machine
 from reaper.testing.parts import MARKER, SCHEMA, Channel, Outcome, Row, Verb
 from reaper.workflow.ports import Halted
 
-IO_TIMEOUT = timedelta(seconds=3)  # how long a frozen server is waited for
+IO_TIMEOUT = timedelta(seconds=3)  # how long a server that is frozen, or ends, is waited for
 COMMIT_TIMEOUT = timedelta(seconds=30)  # how long the answer to a commit is waited for
 _PROMOTE_TAKES = timedelta(milliseconds=6)
 _ONE_DAY = timedelta(days=1)
@@ -51,8 +51,8 @@ class FakeServer:
         m = self._machine
         if self._closed:
             raise ServerGoneError(f"the connection to {m.id} was closed")
-        if m.state is InstanceState.FROZEN:
-            self._clock.wait(lambda: m.state is not InstanceState.FROZEN, IO_TIMEOUT)
+        if m.state is InstanceState.FROZEN or m.doomed:
+            self._clock.wait(lambda: not (m.state is InstanceState.FROZEN or m.doomed), IO_TIMEOUT)
         if m.state is not InstanceState.RUNNING or m.generation != self._generation:
             raise ServerGoneError(f"{m.id} at {m.address} does not answer")
 
@@ -136,6 +136,10 @@ class FakeServer:
     def follow(self, source: Address) -> None:
         """Replicate from `source` by GTID. A source that lacks something stops the receiver."""
         with self._call("follow") as m:
+            if m.channel is not None:
+                m.stop_receiver(m.channel.receiver_error)
+                m.stop_applier(m.channel.applier_error)
+            self._faults.cut()  # of several statements: whoever sent them may die between two
             m.follow(source)
 
     def resume_replication(self) -> None:
@@ -152,6 +156,7 @@ class FakeServer:
             m.stop_receiver()
             m.stop_applier()
             self._clock.sleep(_PROMOTE_TAKES)
+            self._faults.cut()
             self._reach()
             if arm_semi_sync:
                 m.semi_sync.source_enabled = m.semi_sync.source_active = True

@@ -15,7 +15,7 @@ from reaper.domain.errors import ReaperError, RefusedError, TryAgainError, Usage
 from reaper.domain.facts import Address, Instance, InstanceId, InstanceState
 from reaper.testing.clients import Door, FakeProbe
 from reaper.testing.clock import FakeClock
-from reaper.testing.faults import Faults, When
+from reaper.testing.faults import Fault, Faults, When
 from reaper.testing.machine import Machine
 from reaper.testing.parts import ITEMS, Verb
 from reaper.testing.people import FakeChecker, FakeInterrupt, Lever, RecordingJournal
@@ -27,7 +27,6 @@ PROVIDER = "memory"
 HOST = "127.0.0.1"
 _FIRST_PORT = 21001
 _SLICE = timedelta(milliseconds=100)
-_COPY_SLICES = 20  # a snapshot takes two seconds
 _BOOT_SLICES = 10
 
 
@@ -49,6 +48,7 @@ class MemoryFleet:
         self.lever = Lever()
         self.checker = FakeChecker()
         self.snapshot_method = SnapshotMethod.HOT
+        self.snapshot_takes = timedelta(seconds=2)
         self.deaths: list[Callable[[Machine], None]] = []  # called when a process has ended
         self.probes: list[FakeProbe] = []
         self.most_writable = 0  # in one cluster, ever (I2)
@@ -57,6 +57,7 @@ class MemoryFleet:
         self._next_id: dict[str, int] = {}
         self._doors: dict[str, Door] = {}
         self._snapshots: dict[str, _Stored] = {}
+        self._machines: dict[Address, Machine] = {}  # each address is given away once
         self._next_port = _FIRST_PORT
 
     # ---- for tests
@@ -98,9 +99,9 @@ class MemoryFleet:
         times: int = 1,
         error: ReaperError | None = None,
         when: When = When.BEFORE,
-    ) -> None:
+    ) -> Fault:
         """Let the next `times` calls of a double's method fail, for an instance's short name or `*`."""
-        self.faults.fail(method, who, times, error, when)
+        return self.faults.fail(method, who, times, error, when)
 
     def kill(self, who: str | InstanceId) -> None:
         """A process ends by itself, now."""
@@ -157,7 +158,7 @@ class MemoryFleet:
                 raise TryAgainError(f"{source.id} is {machine.state} and cannot be copied")
             if self.snapshot_method is SnapshotMethod.COLD:
                 machine.end("stopped for the copy")
-            self._take(_COPY_SLICES, check)
+            self._take(self.snapshot_takes // _SLICE, check)
             cluster = _cluster_of(source.id)
             taken = Snapshot(
                 name=name,
@@ -232,10 +233,8 @@ class MemoryFleet:
 
     def at(self, address: Address) -> Machine | None:
         """The running server at an address."""
-        return next(
-            (m for machines in self._clusters.values() for m in machines if m.address == address and m.runs),
-            None,
-        )
+        found = self._machines.get(address)
+        return found if found and found.runs else None
 
     def followers(self, machine: Machine) -> list[Machine]:
         """Who is connected to it."""
@@ -270,6 +269,7 @@ class MemoryFleet:
             made_by=made_by,
         )
         self._clusters[cluster].append(machine)
+        self._machines[machine.address] = machine
         return machine
 
     def known(self, instance: InstanceId) -> Machine:

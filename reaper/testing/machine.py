@@ -50,6 +50,7 @@ class Machine:
         self.quarantined_until: datetime | None = None
         self.data_bytes: int | None = 64 * 2**20
         self.free_bytes: int | None = 100 * 2**30
+        self.doomed = False  # killed, and its process has not ended yet: it answers nobody
         self.generation = 0  # of the process; a connection to an earlier one is broken
         self.claim: tuple[object, str] | None = None  # the connection that holds reaper's lock, and for which run
         self.booted_ns = clock.monotonic_ns()
@@ -239,7 +240,7 @@ class Machine:
         """The process is gone: connections break, whoever waited for an answer gets none."""
         if not self.runs:
             return
-        self.state, self.death = InstanceState.DEAD, proof
+        self.state, self.death, self.doomed = InstanceState.DEAD, proof, False
         self.generation += 1
         lost, self.pending = self.pending, []
         for one in lost:

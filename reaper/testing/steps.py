@@ -1,9 +1,10 @@
 """`Steps` in memory: a run's record, and processes that follow it one after the other."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter
@@ -15,6 +16,12 @@ from reaper.testing.faults import Faults
 from reaper.workflow.steps import Message
 
 T = TypeVar("T")
+
+
+@cache
+def _codec(of: Hashable) -> TypeAdapter[Any]:
+    """Made once for each type: that costs more than a simulated run's step."""
+    return TypeAdapter(cast(Any, of))
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class MemorySteps:
 
     def run(self, name: str, of: type[T], effect: Callable[[], T]) -> T:
         """Do `effect` once and record its result; a replay returns the recorded result without doing it."""
-        codec: TypeAdapter[T] = TypeAdapter(cast(Any, of))
+        codec = cast(TypeAdapter[T], _codec(cast(Hashable, of)))
         entry = self._entry(name, lambda: codec.dump_json(effect()).decode())
         if entry.error is not None:
             kind, message = entry.error
@@ -94,7 +101,7 @@ class MemorySteps:
     def receive(self, within: timedelta) -> Message | None:
         """The next message to this run, or None when the time is over."""
         text = self._entry("receive", lambda: self._next(within)).result or "null"
-        return cast(Message | None, TypeAdapter(cast(Any, Message | None)).validate_json(text))
+        return cast(Message | None, _codec(Message | None).validate_json(text))
 
     def _next(self, within: timedelta) -> str:
         diary = self._diary
@@ -102,4 +109,4 @@ class MemorySteps:
             diary.clock.sleep(within)
         if not diary.messages:
             return json.dumps(None)
-        return TypeAdapter(Message).dump_json(diary.messages.pop(0)).decode()
+        return _codec(Message).dump_json(diary.messages.pop(0)).decode()

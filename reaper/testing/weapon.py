@@ -19,9 +19,13 @@ class FakeTrigger:
         self._shutting_down = False
 
     def crash(self) -> None:
-        """SIGKILL; the process ends a moment later, which the fence proves."""
+        """SIGKILL: it answers us no more; the process ends a moment later, which the fence proves.
+
+        Harsher than life: what its clients and replicas had begun goes on until then.
+        """
         with self._machine.clock.lock, self._faults.around("crash", self._machine.id.short):
             if self._alive() and not self._machine.knobs.immortal:
+                self._machine.doomed = True
                 self._machine.clock.after(self._machine.knobs.dies_after, lambda: self._end("killed by signal 9"))
 
     def terminate(self) -> None:

@@ -264,7 +264,10 @@ class Aftermath:
 
     def _check_topology(self, expected: int) -> Checked:
         """How many copies there are; an unsound shape, a replica that does not replicate, is a fault."""
-        view = self.observe_until(lambda v: self._topology_faults(v, expected))
+        try:
+            view = self.observe_until(lambda v: self._topology_faults(v, expected))
+        except TryAgainError as error:
+            return Checked(copies=0, faults=(f"could not check the topology: {error}",))
         faults = self._topology_faults(view, expected)
         return Checked(copies=sum(1 for m in living(view) if m.facts), faults=tuple(faults))
 
@@ -273,10 +276,16 @@ class Aftermath:
         clock = self._world.clock
         deadline = clock.monotonic_ns() + int(self._plan.policy.repoint_within.total_seconds() * 1e9)
         while True:
-            view = observe(self._world, self._plan.cluster)
-            view = replace(view, members=tuple(m for m in view.members if m.instance.id != self._plan.victim))
-            if not faults(view) or clock.monotonic_ns() > deadline:
-                return view
+            late = clock.monotonic_ns() > deadline
+            try:
+                view = observe(self._world, self._plan.cluster)
+            except TryAgainError:  # a provider that throttles: asked again as long as there is time
+                if late:
+                    raise
+            else:
+                view = replace(view, members=tuple(m for m in view.members if m.instance.id != self._plan.victim))
+                if not faults(view) or late:
+                    return view
             clock.sleep(_LOOK_EVERY)
 
     def _topology_faults(self, view: ClusterView, expected: int) -> list[str]:

@@ -192,6 +192,7 @@ def cut_over(world: World, armed: Armed, timeline: Timeline) -> Succession:
     laps = _Laps(world, timeline)
     proof, halts = _kill(world, armed, timeline)
     laps.done(StepName.KILL, f"{name}: {policy.mode}")
+    _ask_again(world, armed, halts)
     candidates, faults = _answers(halts)
     _nobody_open(armed, halts)
     laps.done(StepName.FENCE, f"{proof}; receivers stopped on {', '.join(c.instance.short for c in candidates)}")
@@ -362,6 +363,21 @@ def _answers(halts: dict[InstanceId, Future[Halted]]) -> tuple[tuple[Candidate, 
             )
         )
     return tuple(candidates), faults
+
+
+def _ask_again(world: World, armed: Armed, halts: dict[InstanceId, Future[Halted]]) -> None:
+    """A replica that did not answer may be the only one that has the last acknowledged write (I3)."""
+    for instance, halt in halts.items():
+        if isinstance(halt.exception(), ReaperError):
+            halts[instance] = armed.pool.submit(_halt_again, world, armed, instance)
+
+
+def _halt_again(world: World, armed: Armed, instance: InstanceId) -> Halted:
+    """Over a new connection, which stays."""
+    server = world.connect(armed.plan.cluster, armed.replicas[instance])
+    armed.servers[instance].close()
+    armed.servers[instance] = server
+    return server.halt()
 
 
 def _apply(armed: Armed, election: Elected, candidates: dict[InstanceId, Candidate]) -> None:

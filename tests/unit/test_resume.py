@@ -362,6 +362,30 @@ def test_a_resumed_run_counts_the_time_in_which_reaper_was_dead() -> None:
     assert plan.role is Role.MASTER
 
 
+def cut_before(stage: Stage, plan: Plan, call: str) -> None:
+    """The power is cut right before a call; the next process begins at this very instant."""
+
+    def cut() -> None:
+        raise PowerCutError
+
+    stage.fleet.faults.before(call, "*", cut)
+    with pytest.raises(PowerCutError):
+        stage.follow(plan)
+    stage.fleet.interrupt.is_crossed = False
+
+
+@pytest.mark.parametrize("mode", [KillMode.CRASH, KillMode.FREEZE, KillMode.DRAIN])
+def test_I8_a_run_that_is_gone_on_with_at_the_instant_of_the_kill_ends_as_any_other(mode: KillMode) -> None:
+    """The signal is sent, and the process has not ended yet."""
+    stage = Stage()
+    plan = stage.plan(mode=mode, outage_budget=60 * SECOND)
+    cut_before(stage, plan, "fence")
+    assert stage.n("n1").runs, "it has ended already, and the test shows nothing"
+    verdict = stage.follow(plan)
+    assert verdict.good, verdict.faults
+    assert stage.sound()
+
+
 def _first_point_after_the_death(plan: Plan) -> int:
     """The point at which the victim is known to be dead, in a run of its own."""
     stage = Stage()

@@ -32,6 +32,8 @@ from reaper.domain.ledger import Fate, Write
 READY_WITHIN_S = 10.0
 BACK_OFF_S = (0.0, 0.001, 0.002, 0.004, 0.005)  # before each attempt after a failure; the last stays
 SWITCH_INTERVAL_S = 0.0002  # a thread that has an answer waits no longer than this for the interpreter
+OWNER_LOOK_S = 0.5
+STOPPED_OWNER_S = 3.0  # less than the store's MUTE: it is silent before another worker takes the run over
 COLLECT_EVERY = 500  # failed attempts: PyMySQL's exceptions are reference cycles
 
 FOREIGN = (OSError, pymysql.MySQLError, ValueError, LookupError, struct.error, RuntimeError)
@@ -352,10 +354,15 @@ class Probe:
         """Return when it is time to stop."""
         board = self._board
         deadline = time.monotonic() + READY_WITHIN_S
+        owner_ran = time.monotonic()
         heard = b""
         while board.failure is None and not board.stopping:
-            patience = None if board.ready else max(0.0, deadline - time.monotonic())
+            patience = OWNER_LOOK_S if board.ready else min(OWNER_LOOK_S, max(0.0, deadline - time.monotonic()))
             readable, _, _ = select.select([0, board.woken], [], [], patience)
+            if not owner_is_stopped():
+                owner_ran = time.monotonic()
+            elif time.monotonic() > owner_ran + STOPPED_OWNER_S:
+                board.fail(f"its owner, process {os.getppid()}, is stopped: it writes nothing that nobody reads")
             if board.woken in readable:
                 os.read(board.woken, 4096)
             if 0 in readable:
@@ -385,6 +392,14 @@ def cannot_write(config: ProbeConfig) -> str:
         f"the probe cannot write to {config.database}.{config.table} through {config.host}:{config.port} "
         f"as account {config.user!r}"
     )
+
+
+def owner_is_stopped() -> bool:
+    """Whether the process that started the probe stands still (SIGSTOP); another worker may have its run by now."""
+    try:
+        return Path(f"/proc/{os.getppid()}/stat").read_text().rsplit(")", 1)[1].split()[0] in "Tt"
+    except OSError:
+        return False  # it has ended, and stdin with it
 
 
 def say(message: dict[str, object]) -> None:
