@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pymysql
 
-from benchmarks import cutover, prepare, start
+from benchmarks import cutover, durability, prepare, start
 from benchmarks.table import Exit, Result, show
 from benchmarks.workshop import guarded
 from reaper.domain.errors import ReaperError
@@ -18,10 +18,12 @@ def _main() -> Exit:
     parser.add_argument("--mib", type=int, default=1024, help="prepare: size of the data set (1024)")
     parser.add_argument("--rounds", type=int, default=3, help="prepare: builds of each kind (3)")
     parser.add_argument("--runs", type=int, default=10, help="start: of each command (10)")
+    parser.add_argument("--rotations", type=int, default=8, help="durability: with a store, and without one (8)")
     options = parser.parse_args()
     benchmarks: dict[str, Callable[[], Result]] = {
         "start": lambda: start.measure(runs=max(1, options.runs)),
         "cutover": lambda: cutover.measure(kills=max(1, options.kills)),
+        "durability": lambda: durability.measure(rotations=max(1, options.rotations)),
         "prepare": lambda: prepare.measure(mib=max(1, options.mib), rounds=max(1, options.rounds)),
     }
     results = []
