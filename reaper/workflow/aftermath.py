@@ -266,7 +266,9 @@ class Aftermath:
         """How many copies there are; an unsound shape, a replica that does not replicate, is a fault."""
         try:
             view = self.observe_until(lambda v: self._topology_faults(v, expected))
-        except TryAgainError as error:
+        except OwnershipLostError:
+            raise
+        except ReaperError as error:
             return Checked(copies=0, faults=(f"could not check the topology: {error}",))
         faults = self._topology_faults(view, expected)
         return Checked(copies=sum(1 for m in living(view) if m.facts), faults=tuple(faults))
@@ -279,7 +281,9 @@ class Aftermath:
             late = clock.monotonic_ns() > deadline
             try:
                 view = observe(self._world, self._plan.cluster)
-            except TryAgainError:  # a provider that throttles: asked again as long as there is time
+            except OwnershipLostError:
+                raise
+            except ReaperError:  # a provider that throttles or does not answer: asked again as long as there is time
                 if late:
                     raise
             else:

@@ -10,7 +10,7 @@ from reaper.domain.errors import CallAPersonError, ReaperError, TryAgainError
 from reaper.domain.facts import Instance, InstanceState
 from reaper.domain.plan import Plan, Replacement
 from reaper.domain.verdict import RunState, RunVerdict
-from reaper.workflow.aftermath import GONE, Aftermath
+from reaper.workflow.aftermath import GONE, Aftermath, present_master
 from reaper.workflow.cutover import open_again
 from reaper.workflow.forward import Forward
 from reaper.workflow.ports import World
@@ -61,7 +61,14 @@ class Resumption:
         after.attempt("let the copied replica go on", self._resume_source)
         self._remove_replacement()
         after.attempt("forget the snapshot", lambda: world.fleet.forget(self._names.snapshot))
-        after.forget_rows()
+        after.master = after.attempt("find the master", lambda: present_master(world, plan))
+        if after.master is None:
+            after.faults.append(
+                f"{plan.cluster} has no master to remove the marker row and the probe's table from: promote a replica, "
+                f"then `reaper resume {plan.run}`"
+            )
+        else:
+            after.forget_rows()
         if after.faults:
             message = "; ".join(after.faults)
             world.journal.end(plan.run, RunState.STUCK, None, message)

@@ -17,7 +17,6 @@ from reaper.domain.errors import (
     OwnershipLostError,
     ReaperError,
     RefusedError,
-    ServerError,
 )
 from reaper.domain.facts import Instance, InstanceState
 from reaper.domain.plan import Plan, Replacement, Role, StepName
@@ -306,12 +305,18 @@ class Rotation:
         """Kill and fail over. A ReaperError is raised only while the victim lives."""
         world, plan = self._world, self._plan
         if self._ready is None:  # the process that got ready has died: did it kill?
-            gone, victim = self._is_victim_gone()
-            if gone:
-                world.interrupt.crossed()
-                forward = Forward(world, plan, self._timeline, self._after, self._steps.own)
-                return self._beyond_the_kill(lambda: forward.go_on(victim))
-            self._get_ready(heir)
+            struck = self._go_on_if_killed()
+            if struck is None:
+                try:
+                    self._get_ready(heir)
+                except OwnershipLostError:
+                    raise
+                except ReaperError:  # it was asked to end, answered a last time, and has ended meanwhile?
+                    struck = self._go_on_if_killed()
+                    if struck is None:
+                        raise
+            if struck is not None:
+                return struck
         ready = self._ready
         if ready is None:
             raise CallAPersonError("nothing is ready for the kill")
@@ -322,20 +327,45 @@ class Rotation:
         self._ready = None  # from here on the victim is never opened again
         return self._beyond_the_kill(lambda: self._under_the_probe(ready.armed, ready.probe))
 
+    def _go_on_if_killed(self) -> Struck | None:
+        """The rest of a cutover whose process has died; None: it had not killed.
+
+        What cannot be told counts as a kill: to undo would delete the heir, and it may be the master by now.
+        """
+        try:
+            gone, victim = self._is_victim_gone()
+        except OwnershipLostError:
+            raise
+        except ReaperError as error:
+            return Struck(outcome=None, master=None, faults=(), stuck=str(error))
+        if not gone:
+            return None
+        self._world.interrupt.crossed()
+        forward = Forward(self._world, self._plan, self._timeline, self._after, self._steps.own)
+        return self._beyond_the_kill(lambda: forward.go_on(victim))
+
     def _is_victim_gone(self) -> tuple[bool, Instance | None]:
-        """Whether it is dead or frozen, and its record. One that was told to die takes time: it lives if it answers."""
+        """Whether it is dead or frozen, and its record. One that was told to die takes time: it lives if it answers.
+
+        CallAPersonError: neither was to be learned within the time.
+        """
         world, plan = self._world, self._plan
-        deadline = world.clock.monotonic_ns() + int(plan.policy.fence_within.total_seconds() * 1e9)
+        deadline = world.clock.monotonic_ns() + int(plan.policy.undo_within.total_seconds() * 1e9)
         while True:
-            victim = victim_of(world, plan)
-            if victim is None or victim.state in (*GONE, InstanceState.FROZEN):
-                return True, victim
             try:
+                victim = victim_of(world, plan)
+                if victim is None or victim.state in (*GONE, InstanceState.FROZEN):
+                    return True, victim
                 with contextlib.closing(world.connect(plan.cluster, victim)) as server:
                     server.executed()
-            except ServerError:
+            except OwnershipLostError:
+                raise
+            except ReaperError as error:
                 if world.clock.monotonic_ns() > deadline:
-                    return False, victim
+                    raise CallAPersonError(
+                        f"whether {plan.victim.short} was killed before reaper died cannot be told: {error}. Nothing "
+                        f"was undone. See whether it runs, then `reaper resume {plan.run}`"
+                    ) from error
                 world.clock.sleep(_LOOK_EVERY)
             else:
                 return False, victim

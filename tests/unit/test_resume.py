@@ -10,7 +10,7 @@ import pytest
 from rotations import MS, RUN, SECOND, Stage
 
 from reaper.domain.checks import HttpCheck
-from reaper.domain.errors import AbortedError, OwnershipLostError, RefusedError, TryAgainError
+from reaper.domain.errors import AbortedError, CallAPersonError, OwnershipLostError, RefusedError, TryAgainError
 from reaper.domain.plan import Plan, Replacement, Role
 from reaper.domain.policy import KillMode
 from reaper.domain.verdict import RunState, RunVerdict
@@ -374,7 +374,7 @@ def cut_before(stage: Stage, plan: Plan, call: str) -> None:
     stage.fleet.interrupt.is_crossed = False
 
 
-@pytest.mark.parametrize("mode", [KillMode.CRASH, KillMode.FREEZE, KillMode.DRAIN])
+@pytest.mark.parametrize("mode", list(KillMode))
 def test_I8_a_run_that_is_gone_on_with_at_the_instant_of_the_kill_ends_as_any_other(mode: KillMode) -> None:
     """The signal is sent, and the process has not ended yet."""
     stage = Stage()
@@ -384,6 +384,40 @@ def test_I8_a_run_that_is_gone_on_with_at_the_instant_of_the_kill_ends_as_any_ot
     verdict = stage.follow(plan)
     assert verdict.good, verdict.faults
     assert stage.sound()
+
+
+def test_I9_a_provider_that_is_silent_at_the_resume_leads_to_no_undo_after_the_kill() -> None:
+    """To undo would delete the heir, although the master is dead and the heir may have been promoted."""
+    for last in ("fence", "route"):
+        stage = Stage()
+        plan = stage.plan(outage_budget=60 * SECOND)
+        cut_before(stage, plan, last)
+        stage.fleet.fail("members", times=30, error=TryAgainError("the provider throttles us"))
+        verdict = stage.follow(plan)
+        assert verdict.good, verdict.faults
+        assert stage.sound()
+
+
+def test_I9_a_kill_of_which_nothing_can_be_learned_is_left_to_a_person_and_nothing_is_deleted() -> None:
+    stage = Stage()
+    plan = stage.plan(outage_budget=60 * SECOND)
+    cut_before(stage, plan, "route")
+    stage.fleet.fail("members", times=5000, error=TryAgainError("the provider throttles us"))
+    with pytest.raises(CallAPersonError, match="cannot be told"):
+        stage.follow(plan)
+    assert stage.record.state is RunState.STUCK
+    assert stage.master.id.short == "n4"
+
+
+def test_I9_a_stuck_run_without_a_master_is_not_called_undone_while_its_rows_are_there() -> None:
+    stage = Stage()
+    plan = stage.plan("n2", Replacement.AFTER)
+    stage.fleet.faults.before("aim", "*", lambda: stage.fleet.kill("n1"))
+    with pytest.raises(CallAPersonError):
+        stage.follow(plan)
+    with pytest.raises(CallAPersonError, match="has no master"):
+        Resumption(stage.world, plan).execute()
+    assert stage.record.state is RunState.STUCK
 
 
 def _first_point_after_the_death(plan: Plan) -> int:

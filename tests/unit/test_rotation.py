@@ -915,3 +915,26 @@ def test_E13_after_the_failover_the_lock_is_held_on_the_new_master_and_given_bac
     assert stage.run(replacement=Replacement.AFTER).good
     assert answers == [f"the session of {RUN}"]
     assert another_reaper(stage, stage.master.id.short).claim("their-run") is None
+
+
+def test_I5_a_replica_whose_answer_is_lost_is_asked_again_for_what_it_alone_acknowledged(stage: Stage) -> None:
+    stage.n("n2").knobs.receive_lag = 100 * MS
+    stage.fleet.fail("halt", "n3")
+    verdict = stage.run(replacement=Replacement.AFTER)
+    assert verdict.ledger is not None
+    assert verdict.ledger.lost == ()
+    assert verdict.good, verdict.faults
+
+
+@pytest.mark.parametrize(
+    "error", [TryAgainError("throttled"), ServerError("no answer")], ids=["throttles", "is silent"]
+)
+def test_I12_a_provider_that_cannot_be_asked_at_the_last_look_does_not_silence_the_run(
+    stage: Stage, error: ReaperError
+) -> None:
+    def trouble() -> None:
+        stage.fleet.fail("members", times=3, error=error)
+
+    stage.fleet.faults.before("record", "check the topology", trouble)
+    assert stage.run().good
+    assert stage.record.state is RunState.GOOD
