@@ -32,6 +32,7 @@ from reaper.workflow.prepare import Names
 if TYPE_CHECKING:
     from reaper.adapters.store.database import Place
     from reaper.adapters.store.journal import RunStore
+    from reaper.adapters.store.standing import PolicyStore
     from reaper.adapters.store.work import Work
 
 
@@ -55,6 +56,13 @@ class Site:
         from reaper.adapters.store.journal import RunStore
 
         return RunStore(self.place)
+
+    @cached_property
+    def policies(self) -> "PolicyStore":
+        """What standing policies remember: firings, the runs they asked for, the leash."""
+        from reaper.adapters.store.standing import PolicyStore
+
+        return PolicyStore(self.place)
 
     @cached_property
     def work(self) -> "Work":

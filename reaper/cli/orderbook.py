@@ -5,10 +5,9 @@ import time
 from datetime import timedelta
 from typing import Any
 
-from reaper.adapters.store.work import Ticket
 from reaper.adapters.telemetry.metrics import Telemetry
 from reaper.cli.compose import Site
-from reaper.cli.runs import as_json
+from reaper.cli.runs import ticket_of
 from reaper.domain.errors import UsageError
 from reaper.domain.facts import ClusterView, InstanceId
 from reaper.domain.plan import Plan
@@ -30,7 +29,7 @@ class OrderBook:
 
     def submit(self, plan: Plan, group: str | None) -> None:
         """Ask for a run, once per name."""
-        self._site.work.submit(Ticket(run=plan.run, cluster=plan.cluster, group=group, argument=as_json(Plan, plan)))
+        self._site.work.submit(ticket_of(plan, group))
 
     def in_flight(self) -> tuple[InstanceId, ...]:
         """The victims of all runs that have not ended."""
@@ -68,15 +67,15 @@ class Lookout:
         names = [c for c in self._world.fleet.clusters() if not alone or may_target(policy.target, c)]
         with self._lock:  # policies that fire at the same moment look once
             now = time.monotonic()
-            known = {name: view for name, (at, view) in self._seen.items() if now - at < FRESH.total_seconds()}
-            found = survey(self._world, [name for name in names if name not in known])
-            known |= {view.name: view for view in found.views}
-            self._seen = {name: self._seen.get(name, (now, view)) for name, view in known.items()}
+            seen = {name: (at, view) for name, (at, view) in self._seen.items() if now - at < FRESH.total_seconds()}
+            found = survey(self._world, [name for name in names if name not in seen])
+            seen |= {view.name: (now, view) for view in found.views}
+            self._seen = seen
         for lost in found.unobserved:
             self._log.warning("not observed", cluster=lost.cluster, why=lost.why)
         for view in found.views:
             self._show_ages(view)
-        return tuple(known[name] for name in names if name in known)
+        return tuple(seen[name][1] for name in names if name in seen)
 
     def _show_ages(self, view: ClusterView) -> None:
         alive = {m.instance.id: view.taken_at - m.instance.created for m in living(view)}

@@ -195,9 +195,8 @@ def _coming(trigger: "PolicyTrigger | None", span: "Span") -> "Coming":
 
 def _remembered(here: "Site", policy: str) -> tuple[Mapping[str, "ClusterHistory"] | None, tuple[str, ...]]:
     """What the store knows of a policy. One that cannot be read protects everybody and leashes (I10)."""
-    from reaper.adapters.store.standing import PolicyStore
 
-    store = PolicyStore(here.place)
+    store = here.policies
     try:
         leashes = store.leashed(policy)
         return store.histories(policy), tuple(why for leash in leashes for why in leash.why)

@@ -106,11 +106,10 @@ def validate(
 
 def _leashes() -> tuple[dict[str, "LeashRecord"], str | None]:
     """The policies that a budget has leashed; or why that cannot be told, which does not stop a look at files."""
-    from reaper.adapters.store.standing import PolicyStore
     from reaper.cli.compose import site
 
     try:
-        return {record.policy: record for record in PolicyStore(site().place).leashed()}, None
+        return {record.policy: record for record in site().policies.leashed()}, None
     except ReaperError as error:
         return {}, str(error)
 
@@ -136,11 +135,10 @@ def release(
     who: Who = None,
 ) -> None:
     """Let a policy act again that exceeded a budget. Its budgets count from now on; its file's leash stays."""
-    from reaper.adapters.store.standing import PolicyStore
     from reaper.cli.compose import site
     from reaper.cli.durable import person
 
-    store, now = PolicyStore(site().place), datetime.now(UTC)
+    store, now = site().policies, datetime.now(UTC)
     if not store.is_leashed(name):
         policy = load_policies(None, now).named(name)
         own = "; it only reports because its file says `leash: on`" if policy.leash is Leash.ON else ""

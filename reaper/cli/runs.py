@@ -110,13 +110,13 @@ def refuse_unfinished(site: Site, cluster: str) -> None:
 def run(site: Site, plan: Plan, output: Output) -> ExitCode:
     """Run a plan and print its verdict."""
     with durable.following(site) as engine, durable.heeding_signals(site, plan.run):
-        verdict = durable.verdict_of(engine.run(_ticket(plan), Limits()))
+        verdict = durable.verdict_of(engine.run(ticket_of(plan), Limits()))
     return _report(plan, verdict, output)
 
 
 def queue(site: Site, plan: Plan, output: Output) -> ExitCode:
     """Leave a plan for a worker."""
-    site.work.submit(_ticket(plan))
+    site.work.submit(ticket_of(plan))
     if output is Output.JSON:
         print_json({"run": plan.run, "state": "queued", "plan": as_json(Plan, plan)})
     else:
@@ -136,8 +136,9 @@ def go_on(site: Site, left: RunRecord, output: Output) -> ExitCode:
     return resume(site, left.run, output)
 
 
-def _ticket(plan: Plan) -> Ticket:
-    return Ticket(run=plan.run, cluster=plan.cluster, group=None, argument=as_json(Plan, plan))
+def ticket_of(plan: Plan, group: str | None = None) -> Ticket:
+    """What asks for the run of a plan. `group`: the shard group that it counts in."""
+    return Ticket(run=plan.run, cluster=plan.cluster, group=group, argument=as_json(Plan, plan))
 
 
 def resume(site: Site, name: str, output: Output) -> ExitCode:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "REAPER_STORE"
 FILE = "reaper.yaml"
-LISTEN = Address("127.0.0.1", 9627)  # the daemon's health and metrics
+LISTEN = Address("127.0.0.1", 9627)  # the daemon's health and metrics name clusters: they are not for everybody
 _FORM = "postgresql://USER@HOST:PORT/DATABASE; leave it out to use a file in the data directory"
 
 

@@ -9,10 +9,8 @@ from typing import Self
 
 from reaper.adapters.announce.dispatcher import Dispatcher
 from reaper.adapters.interrupt import SignalInterrupt
-from reaper.adapters.schedule.fires import PolicyTrigger
 from reaper.adapters.schedule.timetable import Timetable
 from reaper.adapters.store.engine import Engine
-from reaper.adapters.store.standing import PolicyStore
 from reaper.adapters.store.work import Limits
 from reaper.adapters.telemetry.metrics import Firing, Reload, Telemetry
 from reaper.adapters.telemetry.notify import Notifier
@@ -55,7 +53,7 @@ class Stewardship(AbstractContextManager["Stewardship"]):
         self._dispatcher = Dispatcher(self._settings.channels, self._log)
         self._telemetry = Telemetry(_now)
         self._files = PolicyFiles()
-        self._store = PolicyStore(site.place)
+        self._store = site.policies
         self._book = OrderBook(site)
         lookout = Lookout(site.world(LogJournal(), SignalInterrupt()), self._telemetry, self._log)
         self._steward = Steward(self._store, self._book, lookout.at_all, lookout.at, self._tell)
@@ -169,7 +167,7 @@ class Stewardship(AbstractContextManager["Stewardship"]):
         self._telemetry.reloaded(Reload.BAD if mistakes else Reload.GOOD)
         if mistakes:
             sys.stderr.writelines(f"{mistake}\n" for mistake in mistakes)
-            self._dispatcher.tell(("log", *self._dispatcher.names), files_misread(mistakes, _now()))
+            self._dispatcher.tell(self._dispatcher.names, files_misread(mistakes, _now()))
         self._log.info("policies", read=sorted(self._files.policies), mistakes=len(mistakes))
 
     def _begin(self) -> None:
@@ -209,7 +207,7 @@ class Stewardship(AbstractContextManager["Stewardship"]):
             self._log.warning("tick", error=str(error))
 
     def _hours(self, policy: StandingPolicy, now: datetime) -> Hours:
-        trigger = PolicyTrigger.of(policy)
+        trigger = self._timetable.trigger(policy.name)
         return Open(why="it has no schedule", until=None) if trigger is None else trigger.judge(now)
 
     def _say_what_comes(self, now: datetime) -> None:

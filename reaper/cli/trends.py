@@ -65,12 +65,11 @@ def history(
     output: Annotated[str, typer.Option(help="table, json or csv (a row for each run)")] = Form.TABLE.value,
 ) -> None:
     """Show what the runs of each cluster cost: how they ended, the outage's percentiles and trend, lost writes."""
-    from reaper.adapters.store.standing import PolicyStore
     from reaper.cli.compose import site
 
     after = None if since is None else moment(since, datetime.now(UTC))
     wanted = _Wanted(cluster=cluster, policy=policy, since=after, output=_form(output))
-    store = PolicyStore(site().place)
+    store = site().policies
     if not firings:
         _show_runs(store, wanted)
     elif cluster is None:

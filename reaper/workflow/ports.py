@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
-from reaper.domain.announcement import Announcement
 from reaper.domain.checks import ExternalCheck
 from reaper.domain.facts import Address, Instance, InstanceId, SemiSync, ServerFacts
 from reaper.domain.gtid import GtidSet
@@ -281,13 +280,6 @@ class Checker(Protocol):
 
     def ask(self, check: ExternalCheck, plan: Plan) -> GuardVerdict:
         """Never raises and never takes longer than the check's own time: whatever is no clear yes refuses (I10)."""
-
-
-class Announcer(Protocol):
-    """Tells people."""
-
-    def tell(self, to: tuple[str, ...], announcement: Announcement) -> None:
-        """Hand it over to the channels of these names. Returns at once and never raises."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ _LEVELS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL
 
 
 class Dispatcher:
-    """The workflow's `Announcer`. Delivers at least once, in order per channel, later if need be.
+    """Delivers at least once, in order per channel, later if need be.
 
     `channels`: of the site; the log is added if it is not among them.
     """

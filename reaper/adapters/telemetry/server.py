@@ -22,9 +22,6 @@ from reaper.adapters.telemetry.metrics import Telemetry
 from reaper.domain.errors import ReaperError, UsageError
 from reaper.domain.facts import Address
 
-LOOPBACK = Address("127.0.0.1", 9627)
-"""Where the daemon listens if nobody says otherwise. The answers name clusters: they are not for everybody."""
-
 MOST_CLIENTS = 8  # at a time
 CLIENT_SECONDS = 5.0  # for each wait for a client: to send a line, to take the answer
 ROOM_SECONDS = 1.0  # for a client that was hung up on to go
