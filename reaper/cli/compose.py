@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from reaper.adapters.store.journal import RunStore
     from reaper.adapters.store.standing import PolicyStore
     from reaper.adapters.store.work import Work
+
+Quiet = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -139,8 +142,8 @@ class Site:
         except (OSError, ValueError) as error:
             raise TryAgainError(f"the ledger {found[-1]} cannot be read: {error}") from error
 
-    def world(self, journal: Journal, interrupt: Interrupt) -> World:
-        """What the workflow runs against."""
+    def world(self, journal: Journal, interrupt: Interrupt, quiet: Quiet = nullcontext) -> World:
+        """What the workflow runs against. `quiet`: holds back what else this process does during a cutover."""
         return World(
             fleet=self.fleet,
             connect=self.connect,
@@ -148,6 +151,7 @@ class Site:
             start_probe=self.start_probe,
             past_ledger=self.past_ledger,
             checker=Asker(),
+            quiet=quiet,
             paused=self.paused,
             clock=SystemClock(),
             interrupt=interrupt,

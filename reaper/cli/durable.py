@@ -17,7 +17,7 @@ from reaper.adapters.interrupt import SignalInterrupt, StoreInterrupt
 from reaper.adapters.store.codec import decode, encode
 from reaper.adapters.store.engine import Engine
 from reaper.adapters.store.journal import RunRecord
-from reaper.cli.compose import Site
+from reaper.cli.compose import Quiet, Site
 from reaper.cli.journal import Fan, announcer
 from reaper.cli.logging import bring_in
 from reaper.domain.errors import CallAPersonError, ReaperError, TryAgainError, UsageError
@@ -43,7 +43,9 @@ def message(op: Op, who: str, text: str) -> Message:
 
 
 @contextmanager
-def following(site: Site, listener: Callable[[], Journal] = announcer) -> Iterator[Engine]:
+def following(
+    site: Site, listener: Callable[[], Journal] = announcer, quiet: Quiet = contextlib.nullcontext
+) -> Iterator[Engine]:
     """An engine in this process that follows rotations. Each run gets a listener of its own."""
 
     def body(steps: Steps, run: str, argument: Json) -> Json:
@@ -51,7 +53,7 @@ def following(site: Site, listener: Callable[[], Journal] = announcer) -> Iterat
             plan = decode(Plan, json.dumps(argument))
         except ValidationError as error:
             raise CallAPersonError(f"the plan of {run} cannot be read by this version of reaper: {error}") from error
-        return encode(RunVerdict, Rotation(_world(site, run, listener()), plan, steps).execute())
+        return encode(RunVerdict, Rotation(_world(site, run, listener(), quiet), plan, steps).execute())
 
     bring_in("dbos", "reaper.store")
     with Engine(site.place.database, body, version=VERSION, name=f"{socket.gethostname()}-{os.getpid()}") as engine:
@@ -80,9 +82,9 @@ def resume(site: Site, engine: Engine, record: RunRecord) -> RunVerdict:
     return verdict
 
 
-def _world(site: Site, run: str, listener: Journal) -> World:
+def _world(site: Site, run: str, listener: Journal, quiet: Quiet = contextlib.nullcontext) -> World:
     interrupt = StoreInterrupt(_SIGNALS, lambda: site.work.told_to_stop(run), time.monotonic)
-    return site.world(Fan(site.runs, listener), interrupt)
+    return site.world(Fan(site.runs, listener), interrupt, quiet)
 
 
 @contextmanager

@@ -1,14 +1,27 @@
-"""Listeners of runs: several at once, and one who announces them."""
+"""Listeners of runs: several at once, and one who announces them. And what is said outside a run."""
 
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+from reaper.adapters.announce.dispatcher import Dispatcher
+from reaper.cli.logging import logger
+from reaper.cli.settings import read_settings
 from reaper.domain.announcement import Announcement
 from reaper.domain.plan import Plan
 from reaper.domain.verdict import Event, GuardVerdict, RunState, RunVerdict
 from reaper.planner.announcing import run_began, run_ended
 from reaper.workflow.ports import Journal
+
+_TELL_WITHIN = timedelta(seconds=10)
+
+
+def tell_now(home: Path, to: tuple[str, ...], announcement: Announcement) -> None:
+    """Tell the channels of a site, from a command that ends afterwards; what could not be told is in the log."""
+    dispatcher = Dispatcher(read_settings(home).channels, logger())
+    dispatcher.tell(to, announcement)
+    dispatcher.close(_TELL_WITHIN)
 
 
 class Several:

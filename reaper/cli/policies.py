@@ -98,10 +98,28 @@ def validate(
         for _, policy in loaded.policies:
             if policy.name in leashes:
                 sys.stdout.write(_leash_in_words(leashes[policy.name]))
+        for name, channel in _unknown_channels(loaded):
+            sys.stderr.write(
+                f"reaper: {name} announces to {channel}, which reaper.yaml of this data directory does not have: "
+                "it would go to the log\n"
+            )
         if unknown:
             sys.stderr.write(f"reaper: whether a budget has leashed one cannot be told: {unknown}\n")
     if loaded.mistakes:
         raise typer.Exit(int(ExitCode.USAGE))
+
+
+def _unknown_channels(loaded: "Loaded") -> list[tuple[str, str]]:
+    """Policies and the channels they name that this site does not have. They are no mistakes of the file's."""
+    from reaper.adapters.announce.channels import LOG
+    from reaper.cli.compose import site
+    from reaper.cli.settings import read_settings
+
+    try:
+        known = {LOG, *(channel.name for channel in read_settings(site().home).channels)}
+    except ReaperError:
+        return []  # said already, by whoever looked for leashes
+    return [(p.name, name) for _, p in loaded.policies for name in p.announce.to if name not in known]
 
 
 def _leashes() -> tuple[dict[str, "LeashRecord"], str | None]:
@@ -135,18 +153,24 @@ def release(
     who: Who = None,
 ) -> None:
     """Let a policy act again that exceeded a budget. Its budgets count from now on; its file's leash stays."""
+    from reaper.adapters.announce.channels import LOG
     from reaper.cli.compose import site
     from reaper.cli.durable import person
+    from reaper.cli.herald import tell_now
+    from reaper.planner.announcing import policy_released
 
     store, now = site().policies, datetime.now(UTC)
     if not store.is_leashed(name):
         policy = load_policies(None, now).named(name)
         own = "; it only reports because its file says `leash: on`" if policy.leash is Leash.ON else ""
         raise UsageError(f"no budget has leashed {name}, so there is nothing to release{own}")
-    was, by = store.release(name, who or person(), reason, now), who or person()
+    by = who or person()
+    was = store.release(name, by, reason, now)
     sys.stdout.write(
         f"{name}: released by {by}; it was leashed since {was.at:%Y-%m-%d %H:%M:%S} UTC: {'; '.join(was.why)}\n"
     )
+    told = [policy.announce.to for _, policy in load_policies(None, now).policies if policy.name == name]
+    tell_now(site().home, told[0] if told else (LOG,), policy_released(name, by, reason, now))
 
 
 @policies_app.command()

@@ -73,7 +73,7 @@ class Stewardship(AbstractContextManager["Stewardship"]):
         for fault in self._dispatcher.faults():
             self._log.error("channel", fault=fault)
         self._stack.callback(self._dispatcher.close, TELL_AT_THE_END)
-        self._engine = self._stack.enter_context(following(self._site, self._listener))
+        self._engine = self._stack.enter_context(following(self._site, self._listener, self._dispatcher.quiet))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -168,6 +168,9 @@ class Stewardship(AbstractContextManager["Stewardship"]):
         if mistakes:
             sys.stderr.writelines(f"{mistake}\n" for mistake in mistakes)
             self._dispatcher.tell(self._dispatcher.names, files_misread(mistakes, _now()))
+        for name, policy in self._files.policies.items():
+            if unknown := sorted({*policy.announce.to} - {*self._dispatcher.names}):
+                self._log.error("channel", policy=name, fault=f"reaper.yaml has no channel {', '.join(unknown)}")
         self._log.info("policies", read=sorted(self._files.policies), mistakes=len(mistakes))
 
     def _begin(self) -> None:

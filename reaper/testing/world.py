@@ -1,5 +1,7 @@
 """The whole world of a simulated fleet, as the composition root would put it together."""
 
+from contextlib import nullcontext
+
 from reaper.domain.ledger import Ledger
 from reaper.domain.plan import Plan
 from reaper.testing.clients import FakeEndpoint, FakeProbe
@@ -42,6 +44,7 @@ def world(fleet: MemoryFleet) -> World:
         start_probe=start_probe,
         past_ledger=past_ledger,
         checker=fleet.checker,
+        quiet=nullcontext,
         paused=fleet.lever,
         clock=fleet.clock,
         interrupt=fleet.interrupt,

@@ -108,14 +108,15 @@ def arm(
 
 
 @contextmanager
-def quiet(timeline: Timeline) -> Iterator[None]:
+def quiet(world: World, timeline: Timeline) -> Iterator[None]:
     """Nothing of ours may pause or print while clients wait."""
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
     timeline.hold()
     try:
-        yield
+        with world.quiet():
+            yield
     finally:
         if collecting:
             gc.enable()

@@ -5,6 +5,7 @@ returns the same result. Every method may raise a `ReaperError`; foreign excepti
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -292,6 +293,7 @@ class World:
     start_probe: Callable[[Plan, str], Probe]  # the plan, the probe's table
     past_ledger: Callable[[Plan], Ledger | None]  # what the probe of an interrupted run recorded; None: nothing
     checker: Checker
+    quiet: Callable[[], AbstractContextManager[None]]  # while inside, nothing else of this process runs: clients wait
     paused: Callable[[], str | None]  # why the lever is pulled, in words; None: it is not
     clock: Clock
     interrupt: Interrupt

@@ -320,12 +320,25 @@ class Rotation:
         ready = self._ready
         if ready is None:
             raise CallAPersonError("nothing is ready for the kill")
+        self._must_write(ready)
         world.interrupt.cross()
         if plan.role is Role.MASTER:
             check_still_master(ready.armed)
         self._steps.own()
         self._ready = None  # from here on the victim is never opened again
         return self._beyond_the_kill(lambda: self._under_the_probe(ready.armed, ready.probe))
+
+    def _must_write(self, ready: _Ready) -> None:
+        """A probe that has ended, because its owner stood still for a while, would see no outage: nothing is killed."""
+        if ready.armed.drained:
+            return  # closed for writes: it is refused by now, and was heard of when the guards passed
+        policy, now = self._plan.policy, self._world.clock.monotonic_ns()
+        within = _PROBE_BEFORE + timedelta(seconds=2 * policy.probe_clients / policy.probe_rate)
+        if not ready.probe.wait_acknowledged(now, within):
+            raise RefusedError(
+                f"the probe's writes were not acknowledged within {within.total_seconds():.1f} s right before the "
+                "kill: nobody would see the outage, nothing was killed"
+            )
 
     def _go_on_if_killed(self) -> Struck | None:
         """The rest of a cutover whose process has died; None: it had not killed.
@@ -389,10 +402,10 @@ class Rotation:
 
     def _under_the_probe(self, armed: Armed, probe: Probe) -> Outcome:
         """The first thing is the kill."""
-        plan = self._plan
+        world, plan = self._world, self._plan
         if plan.role is Role.MASTER and plan.policy.failover is FailoverBy.REAPER:
-            with quiet(self._timeline):
-                succession = cut_over(self._world, armed, self._timeline)
+            with quiet(world, self._timeline):
+                succession = cut_over(world, armed, self._timeline)
                 self._after.master = succession.heir
                 self._after.faults += succession.faults
                 back = self._wait_for_writes(probe, succession.moments.rerouted)
@@ -402,8 +415,8 @@ class Rotation:
             outcome = self._after.measure(probe, succession.heir, succession.moments, notes)
             self._after.attempt("forget the dead master", lambda: self._after.on_master(lambda s: s.forget_source()))
             return outcome
-        with quiet(self._timeline):
-            moments, proof = kill_only(self._world, armed, self._timeline)
+        with quiet(world, self._timeline):
+            moments, proof = kill_only(world, armed, self._timeline)
         notes = (f"proof of death: {proof}",)
         if plan.role is Role.MASTER:
             return self._watch_failover(probe, moments, notes)

@@ -1,6 +1,7 @@
 """A leash that a budget put on, as `reaper policies` shows it and takes it off."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +88,27 @@ def test_a_person_releases_a_policy_and_is_remembered(store: PolicyStore, name: 
     assert result.stdout.startswith(f"{name}: released by ann; it was leashed since 2026-03-02 12:00:00 UTC: ")
     (record,) = store.leashes(name)
     assert (record.who, record.reason, store.is_leashed(name)) == ("ann", "new disks", False)
+
+
+@pytest.mark.usefixtures("store")
+def test_a_release_is_told_to_the_channels_of_the_policy(home: Path) -> None:
+    heard = home / "heard"
+    program = f"import sys, pathlib; pathlib.Path({str(heard)!r}).write_text(sys.stdin.read())"
+    settings = {"channels": {"pager": {"kind": "command", "command": [sys.executable, "-c", program]}}}
+    (home / "reaper.yaml").write_text(json.dumps(settings))
+    armed = home.parent / "policies" / "armed.yaml"
+    armed.write_text(armed.read_text() + "announce: {to: [pager]}\n")
+    assert CliRunner().invoke(policies_app, ["release", "armed", "--reason", "new disks", "--who", "ann"]).exit_code == 0
+    assert "armed is released by ann" in heard.read_text()
+    assert "new disks" in heard.read_text()
+
+
+def test_validate_names_a_channel_that_this_site_does_not_have(home: Path) -> None:
+    shy = home.parent / "policies" / "shy.yaml"
+    shy.write_text(shy.read_text() + "announce: {to: [log, pager]}\n")
+    result = CliRunner().invoke(policies_app, ["validate"])
+    assert result.exit_code == 0
+    assert "shy announces to pager, which reaper.yaml of this data directory does not have" in result.stderr
 
 
 MISTAKES = [

@@ -597,6 +597,19 @@ def test_I12_a_client_that_never_comes_back_makes_the_run_bad(stage: Stage) -> N
     assert any("never had a write acknowledged again" in fault for fault in verdict.faults)
 
 
+def test_I12_nothing_is_killed_when_the_probe_has_ended(stage: Stage) -> None:
+    stage.at(StepName.PROBE, EventKind.DONE, lambda: stage.fleet.faults.before("aim", "*", silence))
+
+    def silence() -> None:
+        for client in range(3):
+            stage.fleet.probes[0].hang(client)
+
+    with pytest.raises(RefusedError, match="nobody would see the outage"):
+        stage.run()
+    assert ("crash", "n1") not in stage.fleet.faults.calls
+    stage.as_found()
+
+
 def test_I12_an_exceeded_budget_is_a_fault(stage: Stage) -> None:
     verdict = stage.run(outage_budget=MS)
     assert any("exceeds the budget of 1 ms" in fault for fault in verdict.faults)
