@@ -6,8 +6,10 @@ import sys
 
 from rich.console import Console
 from rich.status import Status
+from rich.text import Text
 
 from reaper.cli.logging import logger
+from reaper.cli.render import words
 from reaper.domain.plan import Plan
 from reaper.domain.verdict import Event, EventKind, GuardVerdict, Ruling, RunState, RunVerdict
 from reaper.workflow.ports import Journal
@@ -59,16 +61,16 @@ class TerminalJournal:
 
     def begin(self, plan: Plan) -> None:
         """A run is born."""
-        self._console.print(f"[bold]{plan.run}[/]: {plan.why}", highlight=False)
+        self._console.print(Text(plan.run, style="bold").append(": ").append(words(plan.why)), highlight=False)
 
     def guards(self, _run: str, verdicts: tuple[GuardVerdict, ...]) -> None:
         """What the guards said: the refusals, or that there is none."""
         self._quiet()
         refused = [v for v in verdicts if v.ruling is Ruling.REFUSE]
         for verdict in refused:
-            self._line("[red]refuse[/]", verdict.guard, None, verdict.reason)
+            self._line(Text("refuse", style="red"), verdict.guard, None, verdict.reason)
         if not refused:
-            self._line("[green]  go  [/]", "guards", None, f"{len(verdicts)} guards passed")
+            self._line(Text("  go  ", style="green"), "guards", None, f"{len(verdicts)} guards passed")
 
     def event(self, _run: str, event: Event) -> None:
         """A step started, ended, failed, or has something to say."""
@@ -76,14 +78,14 @@ class TerminalJournal:
         took = None if event.took_ns is None else event.took_ns / 1e6
         match event.kind:
             case EventKind.STARTED:
-                self._status = self._console.status(f"{event.step}: {event.detail}")
+                self._status = self._console.status(words(f"{event.step}: {event.detail}"))
                 self._status.start()
             case EventKind.DONE:
-                self._line("[green] done [/]", event.step, took, event.detail)
+                self._line(Text(" done ", style="green"), event.step, took, event.detail)
             case EventKind.FAILED:
-                self._line("[red]failed[/]", event.step, took, event.detail)
+                self._line(Text("failed", style="red"), event.step, took, event.detail)
             case EventKind.NOTE:
-                self._line(" note ", event.step, None, event.detail)
+                self._line(Text(" note "), event.step, None, event.detail)
 
     def end(self, _run: str, _state: RunState, _verdict: RunVerdict | None, _message: str) -> None:
         """A run is over; the verdict is rendered by the command."""
@@ -94,9 +96,13 @@ class TerminalJournal:
             self._status.stop()
             self._status = None
 
-    def _line(self, mark: str, step: str, took_ms: float | None, detail: str) -> None:
+    def _line(self, mark: Text, step: str, took_ms: float | None, detail: str) -> None:
         shown = "" if took_ms is None else f"{took_ms:.1f} ms" if took_ms < 1000 else f"{took_ms / 1000:.2f} s"
-        self._console.print(f"{mark} {step:<10} {shown:>9}  {detail}", highlight=False, soft_wrap=True)
+        self._console.print(
+            mark.append(words(f" {step:<10} {shown:>9}  {detail}").plain, style="default"),
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 class LogJournal:

@@ -8,7 +8,6 @@ from typing import Any
 from reaper.adapters.telemetry.metrics import Telemetry
 from reaper.cli.compose import Site
 from reaper.cli.runs import ticket_of
-from reaper.domain.errors import UsageError
 from reaper.domain.facts import ClusterView, InstanceId
 from reaper.domain.plan import Plan
 from reaper.domain.standing import Scope, StandingPolicy
@@ -33,13 +32,7 @@ class OrderBook:
 
     def in_flight(self) -> tuple[InstanceId, ...]:
         """The victims of all runs that have not ended."""
-        victims = []
-        for run in self._site.work.open_runs():
-            try:
-                victims.append(self._site.runs.run(run.run).plan.victim)
-            except UsageError:
-                continue  # it has ended meanwhile, or another version of reaper wrote it
-        return tuple(victims)
+        return self._site.runs.victims()
 
     def paused(self) -> str | None:
         """Why the lever is pulled."""

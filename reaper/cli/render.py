@@ -45,6 +45,11 @@ def short(span: timedelta | None) -> str:
     return f"{seconds / 86400:.0f} d"
 
 
+def words(text: str) -> Text:
+    """What servers, providers and people said: never markup, and nothing that a terminal would obey."""
+    return Text("".join(c if c.isprintable() or c == "\n" else "�" for c in text))
+
+
 def size(count: int | None) -> str:
     """Bytes for a person."""
     if count is None:
@@ -202,12 +207,12 @@ def _member_as_json(member: Member, master: Member | None) -> dict[str, object]:
 
 def plan_table(plan: Plan) -> RenderableType:
     """The steps of a plan."""
-    table = Table(title=f"{plan.run}: {plan.why}", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=words(f"{plan.run}: {plan.why}"), title_justify="left", box=None, pad_edge=False)
     for column in ("phase", "step", "what"):
         table.add_column(column, no_wrap=column != "what")
     last = ""
     for step in plan.steps:
-        table.add_row(step.phase.value if step.phase.value != last else "", step.name.value, step.what)
+        table.add_row(step.phase.value if step.phase.value != last else "", step.name.value, words(step.what))
         last = step.phase.value
     return table
 
@@ -219,10 +224,10 @@ def guards_table(verdicts: tuple[GuardVerdict, ...]) -> RenderableType:
         table.add_column(column, no_wrap=column != "reason and evidence")
     for v in sorted(verdicts, key=lambda v: v.ruling is Ruling.GO):
         style = "red" if v.ruling is Ruling.REFUSE else "green"
-        text = Text(v.reason)
+        text = words(v.reason)
         for line in v.evidence:
-            text.append(f"\n  {line}", style="dim")
-        table.add_row(Text(v.ruling.value, style=style), v.guard, text)
+            text.append("\n  ").append(words(line).plain, style="dim")
+        table.add_row(Text(v.ruling.value, style=style), words(v.guard), text)
     return table
 
 
@@ -236,7 +241,7 @@ def verdict_panel(plan: Plan, verdict: RunVerdict) -> RenderableType:
     head.append("good" if verdict.good else "bad", style="bold green" if verdict.good else "bold red")
     head.append(f"  ({plan.policy.mode} kill of {plan.victim}, {plan.role})")
     lines.append(head)
-    lines += [Text(f"  fault: {fault}", style="red") for fault in verdict.faults]
+    lines += [Text("  fault: ", style="red").append(words(fault)) for fault in verdict.faults]
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2))
     budget = short(plan.policy.outage_budget)
     if len(verdict.clients) > 1:
@@ -257,9 +262,9 @@ def verdict_panel(plan: Plan, verdict: RunVerdict) -> RenderableType:
         table.add_row("refused", str(ledger.refused))
     table.add_row("copies", f"{verdict.copies_before} before, {verdict.copies_after} after")
     if verdict.heir:
-        table.add_row("heir", verdict.heir)
+        table.add_row("heir", words(verdict.heir))
     for note in verdict.notes:
-        table.add_row("note", note)
+        table.add_row("note", words(note))
     lines.append(table)
     return Group(*lines)
 
@@ -291,7 +296,7 @@ def runs_table(records: tuple[RunRecord, ...]) -> RenderableType:
             why = interruption(r)
         elif r.follower and r.follower.waits_for:
             why = f"waits for {r.follower.waits_for}"
-        table.add_row(r.run, state, r.plan.victim.short, outage, lost, f"{r.began:%Y-%m-%d %H:%M:%S}", why)
+        table.add_row(r.run, state, r.plan.victim.short, outage, lost, f"{r.began:%Y-%m-%d %H:%M:%S}", words(why))
     return table
 
 
@@ -312,6 +317,6 @@ def timeline_table(events: tuple[Event, ...]) -> RenderableType:
             Text(e.step, style=style),
             e.kind.value,
             short(took) if took is not None else "",
-            e.detail,
+            words(e.detail),
         )
     return table

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-from rich.markup import escape
-
 from reaper.adapters.store.journal import RunRecord, RunStore
-from reaper.cli.render import guards_table, interruption, plan_table, timeline_table, verdict_panel
+from reaper.cli.render import guards_table, interruption, plan_table, timeline_table, verdict_panel, words
 from reaper.cli.runs import Output, as_json, console, print_json
 from reaper.domain.plan import Plan
 from reaper.domain.verdict import Event, GuardVerdict, RunVerdict
@@ -55,8 +53,10 @@ def show_run(store: RunStore, name: str, output: Output) -> None:
     if record.verdict:
         out.print(verdict_panel(record.plan, record.verdict))
     elif record.interrupted:
-        out.print("[bold red]interrupted[/]:", escape(interruption(record)))
+        out.print("[bold red]interrupted[/]:", words(interruption(record)))
     elif record.follower and record.follower.waits_for:
-        out.print(f"[bold]{'queued' if record.queued else record.state.value}[/]: waits for", record.follower.waits_for)
+        out.print(
+            f"[bold]{'queued' if record.queued else record.state.value}[/]: waits for", words(record.follower.waits_for)
+        )
     else:
-        out.print(f"[bold]{record.state.value}[/]: {record.message or 'no verdict yet'}")
+        out.print(f"[bold]{record.state.value}[/]:", words(record.message or "no verdict yet"))

@@ -98,7 +98,9 @@ def test_a_release_is_told_to_the_channels_of_the_policy(home: Path) -> None:
     (home / "reaper.yaml").write_text(json.dumps(settings))
     armed = home.parent / "policies" / "armed.yaml"
     armed.write_text(armed.read_text() + "announce: {to: [pager]}\n")
-    assert CliRunner().invoke(policies_app, ["release", "armed", "--reason", "new disks", "--who", "ann"]).exit_code == 0
+    assert (
+        CliRunner().invoke(policies_app, ["release", "armed", "--reason", "new disks", "--who", "ann"]).exit_code == 0
+    )
     assert "armed is released by ann" in heard.read_text()
     assert "new disks" in heard.read_text()
 

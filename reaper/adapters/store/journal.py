@@ -11,6 +11,7 @@ from reaper.adapters.store.codec import decode, encode
 from reaper.adapters.store.database import Place, now
 from reaper.adapters.store.work import OpenRun, Work
 from reaper.domain.errors import UsageError
+from reaper.domain.facts import InstanceId
 from reaper.domain.plan import Plan
 from reaper.domain.verdict import Event, GuardVerdict, RunState, RunVerdict
 
@@ -110,6 +111,20 @@ class RunStore:
                 most=most,
             )
         return self._records(rows)
+
+    def victims(self) -> tuple[InstanceId, ...]:
+        """Of all runs that have not ended, queued ones included; one that this version cannot read is left out."""
+        if not self._place.exists():
+            return ()
+        with self._place.database.read() as tx:
+            rows = tx.rows("select argument from reaper_runs where ended is null order by place")
+        found = []
+        for row in rows:
+            try:
+                found.append(decode(Plan, row.argument).victim)
+            except ValidationError:
+                continue
+        return tuple(found)
 
     def run(self, name: str) -> RunRecord:
         """One run by its name, or by an unambiguous beginning of it. UsageError: none, or several."""
