@@ -98,11 +98,8 @@ class TerminalJournal:
 
     def _line(self, mark: Text, step: str, took_ms: float | None, detail: str) -> None:
         shown = "" if took_ms is None else f"{took_ms:.1f} ms" if took_ms < 1000 else f"{took_ms / 1000:.2f} s"
-        self._console.print(
-            mark.append(words(f" {step:<10} {shown:>9}  {detail}").plain, style="default"),
-            highlight=False,
-            soft_wrap=True,
-        )
+        line = Text.assemble(mark, words(f" {step:<10} {shown:>9}  {detail}"))
+        self._console.print(line, highlight=False, soft_wrap=True)
 
 
 class LogJournal:
