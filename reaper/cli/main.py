@@ -9,7 +9,7 @@ from reaper import __version__
 from reaper.cli import daemon, history, orders, plan, rotations, trends
 from reaper.cli.lab import lab_app
 from reaper.cli.policies import policies_app
-from reaper.domain.errors import ExitCode, ReaperError
+from reaper.domain.errors import ExitCode, OwnershipLostError, ReaperError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,7 +31,7 @@ def run() -> None:
     """The console script: a person's mistake is a sentence and an exit code, never a traceback."""
     try:
         app()
-    except ReaperError as error:
+    except (ReaperError, OwnershipLostError) as error:
         sys.stderr.write(f"reaper: {error}\n")
         sys.exit(int(error.exit_code))
     except BrokenPipeError:

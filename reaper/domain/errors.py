@@ -55,12 +55,6 @@ class AbortedError(ReaperError):
     exit_code = ExitCode.INTERRUPTED
 
 
-class OwnershipLostError(ReaperError):
-    """Another worker has taken the run over; this one must not do one more effect."""
-
-    exit_code = ExitCode.TRY_AGAIN
-
-
 class ServerError(ReaperError):
     """A statement or a connection failed."""
 
@@ -85,3 +79,12 @@ class ReadOnlyError(ServerError):
 
 class StatementTimeoutError(ServerError):
     """A lock or a statement took longer than it was allowed to."""
+
+
+class OwnershipLostError(Exception):
+    """Another worker has taken the run over; this one must not do one more effect.
+
+    No `ReaperError`: whoever handles what failed, undoes it or goes on past it, must not handle this.
+    """
+
+    exit_code = ExitCode.TRY_AGAIN

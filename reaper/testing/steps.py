@@ -79,8 +79,6 @@ class MemorySteps:
             self.own()
             try:
                 entry = Recorded(name, effect())
-            except OwnershipLostError:
-                raise
             except ReaperError as error:
                 entry = Recorded(name, None, (type(error).__name__, str(error)))
             self.own()

@@ -11,7 +11,7 @@ from functools import partial
 from types import NoneType
 from typing import TypeVar
 
-from reaper.domain.errors import OwnershipLostError, ReadOnlyError, ReaperError, TryAgainError
+from reaper.domain.errors import ReadOnlyError, ReaperError, TryAgainError
 from reaper.domain.facts import ClusterView, Instance, InstanceId, InstanceState, Openness
 from reaper.domain.ledger import Ledger, LedgerVerdict, settle
 from reaper.domain.plan import Plan, Replacement, Role, StepName
@@ -110,8 +110,6 @@ class Aftermath:
         """Do something that must not stop a run which only goes forward; a failure is a fault of the run."""
         try:
             return action()
-        except OwnershipLostError:
-            raise
         except ReaperError as error:
             self.faults.append(f"could not {what}: {error}")
             return None
@@ -209,8 +207,6 @@ class Aftermath:
                 raise TryAgainError("there is no master to replicate from")
             source = self._steps.run("choose the source", InstanceId, lambda: self._source_beside(master))
             build_replacement(world, plan, source, master, self._timeline, undo, self._steps)
-        except OwnershipLostError:
-            raise
         except ReaperError as error:
             self.faults += [*undo.run(), f"could not restore the cluster's size: {error}"]
             return False
@@ -266,8 +262,6 @@ class Aftermath:
         """How many copies there are; an unsound shape, a replica that does not replicate, is a fault."""
         try:
             view = self.observe_until(lambda v: self._topology_faults(v, expected))
-        except OwnershipLostError:
-            raise
         except ReaperError as error:
             return Checked(copies=0, faults=(f"could not check the topology: {error}",))
         faults = self._topology_faults(view, expected)
@@ -281,8 +275,6 @@ class Aftermath:
             late = clock.monotonic_ns() > deadline
             try:
                 view = observe(self._world, self._plan.cluster)
-            except OwnershipLostError:
-                raise
             except ReaperError:  # a provider that throttles or does not answer: asked again as long as there is time
                 if late:
                     raise

@@ -133,8 +133,6 @@ class Rotation:
         try:
             with self._stage:
                 passed, struck = self._up_to_the_outcome()
-        except OwnershipLostError:
-            raise
         except ReaperError as error:
             self._give_up(error)
             raise
@@ -309,8 +307,6 @@ class Rotation:
             if struck is None:
                 try:
                     self._get_ready(heir)
-                except OwnershipLostError:
-                    raise
                 except ReaperError:  # it was asked to end, answered a last time, and has ended meanwhile?
                     struck = self._go_on_if_killed()
                     if struck is None:
@@ -347,8 +343,6 @@ class Rotation:
         """
         try:
             gone, victim = self._is_victim_gone()
-        except OwnershipLostError:
-            raise
         except ReaperError as error:
             return Struck(outcome=None, master=None, faults=(), stuck=str(error))
         if not gone:
@@ -371,8 +365,6 @@ class Rotation:
                     return True, victim
                 with contextlib.closing(world.connect(plan.cluster, victim)) as server:
                     server.executed()
-            except OwnershipLostError:
-                raise
             except ReaperError as error:
                 if world.clock.monotonic_ns() > deadline:
                     raise CallAPersonError(
@@ -392,8 +384,6 @@ class Rotation:
             nonlocal outcome, stuck
             try:
                 outcome = finish()
-            except OwnershipLostError:
-                raise
             except ReaperError as error:
                 stuck = str(error)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from reaper.domain.errors import OwnershipLostError, ReaperError
+from reaper.domain.errors import ReaperError
 from reaper.domain.plan import Plan, StepName
 from reaper.domain.verdict import Event, EventKind
 from reaper.workflow.ports import World
@@ -18,8 +18,6 @@ def persist(world: World, within: timedelta, what: str, action: Callable[[], Non
     while True:
         try:
             action()
-        except OwnershipLostError:
-            raise
         except ReaperError as error:
             if world.clock.monotonic_ns() > deadline:
                 return f"could not {what}: {error}"

@@ -40,9 +40,9 @@ class Broken(Halted):
 
 
 class _NoRecord(BaseException):
-    """Carries a ReaperError out of a step without a record."""
+    """Carries the loss of a run out of a step without a record."""
 
-    def __init__(self, error: ReaperError) -> None:
+    def __init__(self, error: OwnershipLostError) -> None:
         super().__init__(error)
         self.error = error
 
