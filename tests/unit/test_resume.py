@@ -80,12 +80,13 @@ def test_I8_a_run_whose_power_is_cut_anywhere_goes_on_and_ends_as_an_uninterrupt
     policy: dict[str, KillMode], replacement: Replacement, victim: str, stride: int
 ) -> None:
     """Both sides of every call to the world, of every effect and of its record."""
+    rare = {"outage_budget": 60 * SECOND, "probe_rate": 30.0}  # a simulated write takes half a millisecond
     whole = Stage()
-    points = run_until_cut(whole, whole.plan(victim, replacement, outage_budget=60 * SECOND, **policy), None)
+    points = run_until_cut(whole, whole.plan(victim, replacement, **rare, **policy), None)
     assert points > 50
     for cut_at in range(1, points + 1, stride):
         stage = Stage()
-        plan = stage.plan(victim, replacement, outage_budget=60 * SECOND, **policy)
+        plan = stage.plan(victim, replacement, **rare, **policy)
         run_until_cut(stage, plan, cut_at)
         another_process(stage)
         verdict = stage.follow(plan)
