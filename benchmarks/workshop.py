@@ -24,6 +24,7 @@ from reaper.cli.compose import Site
 from reaper.domain.errors import ReaperError, TryAgainError, UsageError
 from reaper.domain.facts import Instance, ThreadState
 from reaper.domain.plan import Plan
+from reaper.domain.snapshots import Keeping
 from reaper.domain.verdict import Event, GuardVerdict, RunState, RunVerdict
 from reaper.planner.shape import MasterWithReplicas, classify
 from reaper.workflow.observe import observe
@@ -159,7 +160,7 @@ class Workshop:
         with self.server(source) as server:
             history = server.executed()
         snapshot = fleet.snapshot(source, f"{name}-snap", _never)
-        replica = fleet.launch(LAB, snapshot, f"{name}-heir", _never)
+        replica = fleet.launch(LAB, snapshot, f"{name}-heir", Keeping.MOVE, _never)
         with self.server(master) as server:
             target = server.executed()
         with self.server(replica) as server:

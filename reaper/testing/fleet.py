@@ -8,11 +8,12 @@ assert fleet.most_writable == 1
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from reaper.domain.errors import ReaperError, RefusedError, TryAgainError, UsageError
 from reaper.domain.facts import Address, Instance, InstanceId, InstanceState
+from reaper.domain.snapshots import Keeping, Snapshot, SnapshotMethod
 from reaper.testing.clients import Door, FakeProbe
 from reaper.testing.clock import FakeClock
 from reaper.testing.faults import Fault, Faults, When
@@ -21,7 +22,7 @@ from reaper.testing.parts import ITEMS, Verb
 from reaper.testing.people import FakeChecker, FakeInterrupt, Lever, RecordingJournal
 from reaper.testing.picture import Picture, picture_of
 from reaper.testing.weapon import FakeTrigger
-from reaper.workflow.ports import Snapshot, SnapshotMethod, Trigger
+from reaper.workflow.ports import Trigger
 
 PROVIDER = "memory"
 HOST = "127.0.0.1"
@@ -35,6 +36,7 @@ class _Stored:
     snapshot: Snapshot
     cluster: str
     copy: Machine
+    moved: bool = False  # it has become a replacement's data; only its name is left
 
 
 class MemoryFleet:
@@ -122,13 +124,13 @@ class MemoryFleet:
         return tuple(m for m in self._clusters[cluster] if m.writable)
 
     @property
-    def snapshots(self) -> tuple[str, ...]:
-        """The names of the snapshots that exist."""
+    def snapshot_names(self) -> tuple[str, ...]:
+        """The names of the snapshots that exist, or of which something is left."""
         return tuple(sorted(self._snapshots))
 
     def picture(self, cluster: str) -> Picture:
         """What the cluster looks like now."""
-        return picture_of(self.machines(cluster), self.snapshots, self._doors[cluster].target)
+        return picture_of(self.machines(cluster), self.snapshot_names, self._doors[cluster].target)
 
     # ---- Fleet
 
@@ -158,6 +160,7 @@ class MemoryFleet:
                 raise TryAgainError(f"{source.id} is {machine.state} and cannot be copied")
             if self.snapshot_method is SnapshotMethod.COLD:
                 machine.end("stopped for the copy")
+            began = self.clock.now()
             self._take(self.snapshot_takes // _SLICE, check)
             cluster = _cluster_of(source.id)
             taken = Snapshot(
@@ -167,24 +170,48 @@ class MemoryFleet:
                 position=None,
                 size_bytes=machine.data_bytes or 0,
                 note="",
+                taken_at=began,
             )
             self._snapshots[name] = _Stored(taken, cluster, _copy(machine))
             return taken
 
-    def launch(self, cluster: str, snapshot: Snapshot, name: str, check: Callable[[], None]) -> Instance:
+    def snapshots(self, cluster: str) -> tuple[Snapshot, ...]:
+        """The snapshots of a cluster that lie there, oldest first."""
+        with self.clock.lock, self.faults.around("snapshots", cluster):
+            lying = [s.snapshot for s in self._snapshots.values() if s.cluster == cluster and not s.moved]
+            return tuple(sorted(lying, key=lambda s: (s.taken_at, s.name)))
+
+    def launch(
+        self, cluster: str, snapshot: Snapshot, name: str, keeping: Keeping, check: Callable[[], None]
+    ) -> Instance:
         """Boot a replacement: read-only, replication not started, a server id never used before."""
         with self.clock.lock, self.faults.around("launch", cluster):
             found = next((m for m in self._clusters[cluster] if m.made_by == name), None)
             if found is None:
                 stored = self._snapshots.get(snapshot.name)
-                if stored is None:
-                    raise TryAgainError(f"there is no snapshot {snapshot.name}")
+                if stored is None or stored.moved:
+                    raise TryAgainError(f"there is no snapshot {snapshot.name} (any more): take another one")
+                if keeping is Keeping.COPY:
+                    _must_fit(stored)
                 found = self._new(cluster, made_by=name)
                 _restore(stored.copy, found)
+                self._snapshots[snapshot.name] = replace(stored, moved=keeping is Keeping.MOVE)
             self._take(_BOOT_SLICES, check)
             if not found.runs:
                 self._boot(found)
             return _describe(found)
+
+    def restart(self, instance: Instance, check: Callable[[], None]) -> Instance:
+        """Shut a server down cleanly and boot it again: read-only, replication not started."""
+        with self.clock.lock, self.faults.around("restart", instance.id.short):
+            machine = self.known(instance.id)
+            if machine.state is InstanceState.FROZEN:
+                raise TryAgainError(f"{instance.id} is {machine.state} and does not end when asked")
+            if machine.state is InstanceState.RUNNING:
+                machine.end("restarted")
+            self._take(_BOOT_SLICES, check)
+            self._boot(machine)
+            return _describe(machine)
 
     def resume_source(self, source: Instance) -> None:
         """Boot the source of a cold snapshot again if it does not run."""
@@ -292,6 +319,15 @@ class MemoryFleet:
 
 def _cluster_of(instance: InstanceId) -> str:
     return instance.name.partition("/")[0]
+
+
+def _must_fit(stored: _Stored) -> None:
+    free = stored.copy.free_bytes
+    if free is not None and free < stored.snapshot.size_bytes:
+        raise RefusedError(
+            f"a copy of the snapshot {stored.snapshot.name} does not fit: it needs {stored.snapshot.size_bytes} bytes,"
+            f" {free} are free. Free some, then repeat"
+        )
 
 
 def _describe(m: Machine) -> Instance:

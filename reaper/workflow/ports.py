@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Protocol
 
 from reaper.domain.checks import ExternalCheck
@@ -16,6 +15,7 @@ from reaper.domain.facts import Address, Instance, InstanceId, SemiSync, ServerF
 from reaper.domain.gtid import GtidSet
 from reaper.domain.ledger import Ledger
 from reaper.domain.plan import Plan
+from reaper.domain.snapshots import Keeping, Snapshot
 from reaper.domain.verdict import Event, GuardVerdict, RunState, RunVerdict
 
 
@@ -41,25 +41,6 @@ class Halted:
     unfit: str | None  # why it can never be an heir (applier error, configured delay)
     broken_applier: bool
     accepts_writes: bool  # somebody has opened it
-
-
-class SnapshotMethod(StrEnum):
-    """How a snapshot was taken."""
-
-    HOT = "hot"  # the source served on (mariadb-backup, CLONE, a volume snapshot)
-    COLD = "cold"  # the source was stopped and started again; its replication has to be resumed
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """A copy of a replica's data from which a server can boot."""
-
-    name: str
-    source: InstanceId
-    method: SnapshotMethod
-    position: str | None  # GTID position of the copy as the tool reported it; None: the copy itself knows
-    size_bytes: int
-    note: str  # what a reader must know; "" for nothing
 
 
 class Server(Protocol):
@@ -183,8 +164,23 @@ class Fleet(Protocol):
     def snapshot(self, source: Instance, name: str, check: Callable[[], None]) -> Snapshot:
         """Copy a replica's data. `check` is called every so often and raises to abort."""
 
-    def launch(self, cluster: str, snapshot: Snapshot, name: str, check: Callable[[], None]) -> Instance:
-        """Boot a replacement on the snapshot: read-only, replication not started, a server id never used before."""
+    def snapshots(self, cluster: str) -> tuple[Snapshot, ...]:
+        """The complete snapshots of a cluster that lie there, whoever took them, oldest first."""
+
+    def launch(
+        self, cluster: str, snapshot: Snapshot, name: str, keeping: Keeping, check: Callable[[], None]
+    ) -> Instance:
+        """Boot a replacement on the snapshot: read-only, replication not started, a server id never used before.
+
+        RefusedError: the snapshot is to be copied and there is no room (E28).
+        """
+
+    def restart(self, instance: Instance, check: Callable[[], None]) -> Instance:
+        """Shut a server down cleanly and boot it as it will run: read-only, replication not started (E16).
+
+        One that has ended is only booted. TryAgainError: it does not end when asked, and is left running; or it
+        does not come back.
+        """
 
     def resume_source(self, source: Instance) -> None:
         """Boot the source of a cold snapshot again if it does not run."""

@@ -14,7 +14,8 @@ from reaper.domain.errors import TryAgainError
 from reaper.domain.facts import Flavour, Instance, InstanceId, Openness, ThreadState
 from reaper.domain.gtid import GtidSet, MariadbGtidSet, MysqlGtidSet
 from reaper.domain.plan import Plan, StepName
-from reaper.workflow.ports import Server, Snapshot, SnapshotMethod, World
+from reaper.domain.snapshots import Keeping, Snapshot, SnapshotMethod
+from reaper.workflow.ports import Server, World
 from reaper.workflow.run import Timeline, persist
 from reaper.workflow.steps import Steps
 
@@ -143,7 +144,7 @@ class _Build:
     def _launch(self, snapshot: Snapshot) -> Instance:
         self._check()
         with self._timeline.step(StepName.LAUNCH, "a replacement on the snapshot") as outcome:
-            heir = self._world.fleet.launch(self._plan.cluster, snapshot, self._names.heir, self._check)
+            heir = self._world.fleet.launch(self._plan.cluster, snapshot, self._names.heir, Keeping.MOVE, self._check)
             outcome.detail = f"{heir.id.short} at {heir.address}, server id {heir.server_id}, read-only"
         return heir
 

@@ -16,13 +16,14 @@ import pytest
 
 from reaper.adapters.interrupt import SignalInterrupt
 from reaper.cli.compose import Site
-from reaper.domain.errors import ReaperError, RefusedError, ServerError, UsageError
+from reaper.domain.errors import ReaperError, RefusedError, ServerError, TryAgainError, UsageError
 from reaper.domain.facts import Address, Instance, InstanceId, InstanceState, Openness, ThreadState
+from reaper.domain.snapshots import Keeping, Snapshot
 from reaper.planner.shape import MasterWithReplicas, classify
 from reaper.testing.fleet import MemoryFleet
 from reaper.testing.world import world
 from reaper.workflow.observe import observe
-from reaper.workflow.ports import Server, Snapshot, World
+from reaper.workflow.ports import Server, World
 
 SNAP, HEIR, RUN = "contract-1-snap", "contract-1-heir", "contract-1"
 SOON = timedelta(seconds=60)
@@ -78,7 +79,7 @@ class Harness:
     def launched(self) -> Instance:
         """A replacement that has not joined yet."""
         _, replicas = self.master_and_replicas()
-        return self.world.fleet.launch(self.cluster, self.snapshot(replicas[0]), HEIR, never)
+        return self.world.fleet.launch(self.cluster, self.snapshot(replicas[0]), HEIR, Keeping.MOVE, never)
 
     def replicates(self, server: Server) -> bool:
         """True as soon as both threads run; False after a while."""
@@ -159,6 +160,19 @@ def test_a_snapshot_taken_twice_under_one_name_is_one_snapshot(provider: Harness
     assert first.size_bytes > 0
 
 
+def test_a_snapshot_says_when_it_was_taken_and_is_listed_until_it_is_forgotten(provider: Harness) -> None:
+    fleet, clock = provider.world.fleet, provider.world.clock
+    assert fleet.snapshots(provider.cluster) == ()
+    _, (source, *_) = provider.master_and_replicas()
+    before = clock.now()
+    taken = provider.snapshot(source)
+    assert before <= taken.taken_at <= clock.now()
+    assert fleet.snapshots(provider.cluster) == (taken,)
+    fleet.forget(SNAP)
+    fleet.forget(SNAP)  # a second time there is nothing to delete
+    assert fleet.snapshots(provider.cluster) == ()
+
+
 def test_the_source_of_a_snapshot_replicates_afterwards(provider: Harness) -> None:
     _, (source, *_) = provider.master_and_replicas()
     provider.snapshot(source)
@@ -195,8 +209,8 @@ def test_a_replacement_boots_read_only_and_does_not_replicate(provider: Harness)
 def test_a_launch_repeated_under_one_token_is_one_instance(provider: Harness) -> None:
     _, (source, *_) = provider.master_and_replicas()
     taken = provider.snapshot(source)
-    heir = provider.world.fleet.launch(provider.cluster, taken, HEIR, never)
-    again = provider.world.fleet.launch(provider.cluster, taken, HEIR, never)
+    heir = provider.world.fleet.launch(provider.cluster, taken, HEIR, Keeping.MOVE, never)
+    again = provider.world.fleet.launch(provider.cluster, taken, HEIR, Keeping.MOVE, never)
     assert (again.id, again.server_id, again.address) == (heir.id, heir.server_id, heir.address)
     assert len(provider.members()) == 4
 
@@ -206,7 +220,7 @@ def test_a_replacement_that_has_joined_shows_what_is_written_on_the_master(provi
     with provider.connect(source) as server:
         history = server.executed()
     taken = provider.snapshot(source)
-    heir = provider.world.fleet.launch(provider.cluster, taken, HEIR, never)
+    heir = provider.world.fleet.launch(provider.cluster, taken, HEIR, Keeping.MOVE, never)
     with provider.connect(heir) as server, provider.connect(master) as writer:
         server.join(master.address, position=taken.position, history=history)
         writer.write_marker(RUN)
@@ -227,9 +241,82 @@ def test_a_server_id_and_an_instance_are_never_used_again(provider: Harness) -> 
     provider.world.fleet.forget(SNAP)
     _, (source, *_) = provider.master_and_replicas()
     taken = provider.snapshot(source)
-    second = provider.world.fleet.launch(provider.cluster, taken, "contract-2-heir", never)
+    second = provider.world.fleet.launch(provider.cluster, taken, "contract-2-heir", Keeping.MOVE, never)
     assert second.server_id != heir.server_id
     assert second.id != heir.id
+
+
+def test_a_snapshot_that_is_copied_stays_and_serves_again(provider: Harness) -> None:
+    fleet = provider.world.fleet
+    master, (source, *_) = provider.master_and_replicas()
+    with provider.connect(master) as writer, provider.connect(source) as server:
+        writer.write_marker(RUN)
+        assert server.wait_applied(writer.executed(), SOON)
+    taken = provider.snapshot(source)
+    for token in (HEIR, HEIR, "contract-2-heir"):  # the second one finds the first one's work
+        heir = fleet.launch(provider.cluster, taken, token, Keeping.COPY, never)
+        assert heir.made_by == token
+        assert heir.state is InstanceState.RUNNING
+        with provider.connect(heir) as server:
+            assert server.marker_visible(RUN)
+        assert fleet.snapshots(provider.cluster) == (taken,)
+    assert len(provider.members()) == 5
+
+
+def test_a_snapshot_that_is_moved_serves_once(provider: Harness) -> None:
+    fleet = provider.world.fleet
+    _, (source, *_) = provider.master_and_replicas()
+    taken = provider.snapshot(source)
+    fleet.launch(provider.cluster, taken, HEIR, Keeping.MOVE, never)
+    assert fleet.snapshots(provider.cluster) == ()
+    for keeping in Keeping:
+        with pytest.raises(TryAgainError):
+            fleet.launch(provider.cluster, taken, "contract-2-heir", keeping, never)
+
+
+# ---- restart
+
+
+def test_E16_a_restarted_server_is_itself_read_only_and_not_replicating(provider: Harness) -> None:
+    master, (source, *_) = provider.master_and_replicas()
+    with provider.connect(source) as server, provider.connect(master) as writer:
+        writer.write_marker(RUN)
+        assert server.wait_applied(writer.executed(), SOON)
+        history, tables = server.executed(), server.tables()
+    again = provider.world.fleet.restart(source, never)
+    assert (again.id, again.server_id, again.address) == (source.id, source.server_id, source.address)
+    assert again.state is InstanceState.RUNNING
+    with provider.connect(again) as server:
+        facts = server.facts()
+        assert facts.openness is not Openness.OPEN
+        assert facts.server_id == source.server_id
+        assert {(c.receiver, c.applier) for c in facts.channels} == {(ThreadState.STOPPED, ThreadState.STOPPED)}
+        assert server.executed().covers(history)
+        assert server.tables() == tables
+        assert server.marker_visible(RUN)
+        server.resume_replication()
+        assert provider.replicates(server)
+
+
+def test_a_restart_boots_what_has_ended(provider: Harness) -> None:
+    """A process that dies between the end and the boot is repeated."""
+    _, (replica, *_) = provider.master_and_replicas()
+    provider.kill(replica)
+    assert provider.world.fleet.restart(replica, never).state is InstanceState.RUNNING
+    with provider.connect(replica) as server:
+        assert server.facts().openness is not Openness.OPEN
+
+
+def test_a_frozen_server_is_not_restarted(provider: Harness) -> None:
+    _, (replica, *_) = provider.master_and_replicas()
+    with contextlib.closing(provider.world.fleet.aim(replica)) as trigger:
+        trigger.freeze()
+        with pytest.raises(TryAgainError):
+            provider.world.fleet.restart(replica, never)
+        trigger.thaw()
+        assert trigger.fence(MOMENT) is None  # and it was not told to end
+    with provider.connect(replica) as server:
+        assert provider.replicates(server)
 
 
 # ---- the trigger
@@ -311,6 +398,8 @@ def test_the_quarantined_are_listed_and_never_run_again(provider: Harness) -> No
     assert (now.state, now.quarantined_until) == (InstanceState.QUARANTINED, until)
     with contextlib.suppress(ReaperError):  # that it refuses is fine, that it boots is not
         provider.world.fleet.resume_source(victim)
+    with pytest.raises(TryAgainError):
+        provider.world.fleet.restart(victim, never)
     now = provider.now(victim)
     assert now is not None
     assert now.state is InstanceState.QUARANTINED

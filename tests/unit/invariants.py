@@ -19,12 +19,13 @@ from rotations import MS, SECOND, Stage
 from reaper.domain.facts import InstanceId, Openness
 from reaper.domain.ledger import Fate
 from reaper.domain.plan import Plan, Replacement
+from reaper.domain.snapshots import SnapshotMethod
 from reaper.domain.verdict import RunState, RunVerdict
 from reaper.testing.clients import FakeProbe
 from reaper.testing.machine import Machine
 from reaper.testing.parts import Row, Transaction
 from reaper.testing.picture import Picture
-from reaper.workflow.ports import Probe, SnapshotMethod
+from reaper.workflow.ports import Probe
 
 Told = Counter[tuple[str, Row]]  # (table, (client, number)) -> how often
 _PASSES = 15 * SECOND  # more than any lag

@@ -27,11 +27,11 @@ from rotations import MS, SECOND, Stage
 from reaper.domain.errors import ReaperError
 from reaper.domain.plan import Plan, Replacement
 from reaper.domain.policy import KillMode
+from reaper.domain.snapshots import SnapshotMethod
 from reaper.domain.verdict import RunState, RunVerdict
 from reaper.testing.fleet import MemoryFleet
 from reaper.testing.turns import TurnClock
 from reaper.workflow import cutover, observe, rotation
-from reaper.workflow.ports import SnapshotMethod
 from reaper.workflow.resume import Resumption
 
 _AT_ONCE = 50  # seeds that a process is given

@@ -21,12 +21,13 @@ from reaper.domain.errors import (
 from reaper.domain.facts import InstanceState
 from reaper.domain.plan import Replacement, StepName
 from reaper.domain.policy import FailoverBy, KillMode, Loss
+from reaper.domain.snapshots import SnapshotMethod
 from reaper.domain.verdict import EventKind, RunState
 from reaper.testing.faults import When
 from reaper.testing.ha import FailoverTool
 from reaper.testing.machine import Machine
 from reaper.testing.parts import ITEMS, MARKER, Verb
-from reaper.workflow.ports import Server, SnapshotMethod
+from reaper.workflow.ports import Server
 
 bug = pytest.mark.xfail  # strict: a bug that is known, with its place; remove the mark with the bug
 
@@ -465,7 +466,7 @@ def test_I9_what_cannot_be_undone_is_named_and_calls_a_person(stage: Stage) -> N
     with pytest.raises(CallAPersonError, match="could not retire the replacement"):
         stage.run()
     assert stage.record.state is RunState.STUCK
-    assert stage.fleet.snapshots == ()
+    assert stage.fleet.snapshot_names == ()
 
 
 def test_a_cold_snapshot_resumes_its_source_even_when_the_copy_fails(stage: Stage) -> None:

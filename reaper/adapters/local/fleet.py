@@ -1,7 +1,5 @@
 """The local provider as the workflow's Fleet."""
 
-import fcntl
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,12 +7,25 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from reaper.adapters.local import process
+from reaper.adapters.local.copies import (
+    brief,
+    bytes_used,
+    complete_copies,
+    copy_tree,
+    delete_copy,
+    note_of,
+    read_note,
+    remove_tree,
+    write_note,
+)
+from reaper.adapters.local.locks import locked
 from reaper.adapters.local.registry import InstanceRecord, LabRecord, Registry
-from reaper.adapters.local.servers import PROVIDER, Connect, boot, describe, running
+from reaper.adapters.local.servers import PROVIDER, Connect, boot, describe, restart, running
 from reaper.domain.errors import RefusedError, TryAgainError, UsageError
 from reaper.domain.facts import Instance, InstanceId
-from reaper.workflow.engine import Engine
-from reaper.workflow.ports import Snapshot, SnapshotMethod, Trigger
+from reaper.domain.snapshots import Keeping, Snapshot, SnapshotMethod
+from reaper.workflow.engine import Engine, Seat
+from reaper.workflow.ports import Trigger
 
 _STOP_POLITELY = timedelta(minutes=2)
 _KILL_WITHIN = timedelta(seconds=30)
@@ -52,10 +63,9 @@ class LocalFleet:
         cluster, instance = _parts(source.id)
         registry = self.registry(cluster)
         into = registry.snapshot(name)
-        noted = _note_of(into)
-        if noted.exists():
-            return _read_note(noted)
-        lab = registry.read()
+        if note_of(into).exists():
+            return read_note(into, PROVIDER)
+        began, lab = datetime.now(UTC), registry.read()
         engine, record = self._engine(lab), _known(lab, instance)
         into.parent.mkdir(exist_ok=True)
         process.end_users_of(into, _KILL_WITHIN)
@@ -67,10 +77,21 @@ class LocalFleet:
             self._copy_cold(registry, record, into)
             method, position = SnapshotMethod.COLD, None
             note = f"{record.name} was stopped for the copy, since no tool for a hot one is installed"
-        size = sum(p.lstat().st_blocks * 512 for p in into.rglob("*"))
-        snapshot = Snapshot(name=name, source=source.id, method=method, position=position, size_bytes=size, note=note)
-        _write_note(noted, snapshot)
+        snapshot = Snapshot(
+            name=name,
+            source=source.id,
+            method=method,
+            position=position,
+            size_bytes=bytes_used(into) or 0,
+            note=note,
+            taken_at=began,
+        )
+        write_note(into, snapshot)
         return snapshot
+
+    def snapshots(self, cluster: str) -> tuple[Snapshot, ...]:
+        """The complete snapshots that lie in a lab, oldest first."""
+        return complete_copies(self.registry(cluster).snapshots, PROVIDER)
 
     def _copy_cold(self, registry: Registry, record: InstanceRecord, into: Path) -> None:
         process.end(record.process, record.name, polite_for=_STOP_POLITELY, within=_KILL_WITHIN)
@@ -78,7 +99,7 @@ class LocalFleet:
             shutil.copytree(registry.seat(record).data, into, ignore=_sockets)
         except (OSError, shutil.Error) as error:
             shutil.rmtree(into, ignore_errors=True)
-            raise TryAgainError(f"cannot copy the data of {record.name} to {into}: {_brief(error)}") from error
+            raise TryAgainError(f"cannot copy the data of {record.name} to {into}: {brief(error)}") from error
 
     def resume_source(self, source: Instance) -> None:
         """Boot the source of a cold snapshot again if it does not run."""
@@ -86,25 +107,29 @@ class LocalFleet:
         registry = self.registry(cluster)
         boot(registry, self._engine(registry.read()), instance, self._connect, _never)
 
-    def launch(self, cluster: str, snapshot: Snapshot, name: str, check: Callable[[], None]) -> Instance:
-        """Boot a replacement on the snapshot's own directory (moved, not copied)."""
+    def launch(
+        self, cluster: str, snapshot: Snapshot, name: str, keeping: Keeping, check: Callable[[], None]
+    ) -> Instance:
+        """Boot a replacement on the snapshot's own directory, or on a copy of it."""
         registry = self.registry(cluster)
-        with ports_locked(self._labs) as taken, registry.change() as lab:
-            record = next((i for i in lab.instances if i.token == name), None)
-            if record is None:
-                record = allocate(lab, taken, self._labs, token=name)
-            engine = self._engine(lab)
+        lab = registry.read()
+        engine, record = self._engine(lab), _launched_as(lab, name)
+        if record is None:
+            with ports_locked(self._labs) as taken, registry.change() as lab:
+                record = _launched_as(lab, name) or allocate(lab, taken, self._labs, token=name)
         seat = registry.seat(record)
-        seat.home.mkdir(parents=True, exist_ok=True)
-        copy = registry.snapshot(snapshot.name)
-        try:
-            if not seat.data.exists():
-                copy.replace(seat.data)
-                engine.strip(seat.data)
-        except OSError as error:
-            raise TryAgainError(f"the snapshot {snapshot.name} cannot be moved to {seat.data}: {error}") from error
+        if not seat.data.exists():
+            seat.home.mkdir(parents=True, exist_ok=True)
+            _furnish(seat, registry.snapshot(snapshot.name), keeping, engine, check)
         boot(registry, engine, record.name, self._connect, check)
         return describe(registry, cluster, _known(registry.read(), record.name))
+
+    def restart(self, instance: Instance, check: Callable[[], None]) -> Instance:
+        """Shut a server down cleanly and boot it with its own my.cnf."""
+        cluster, name = _parts(instance.id)
+        registry = self.registry(cluster)
+        restart(registry, self._engine(registry.read()), name, self._connect, check)
+        return describe(registry, cluster, _known(registry.read(), name))
 
     def aim(self, instance: Instance) -> Trigger:
         """Hold the process of a running instance."""
@@ -147,14 +172,20 @@ class LocalFleet:
     def forget(self, snapshot: str) -> None:
         """Delete a snapshot by name, in whichever lab it lies."""
         for cluster in self.clusters():
-            path = self.registry(cluster).snapshot(snapshot)
-            if path.exists():
-                process.end_users_of(path, _KILL_WITHIN)
-            remove_tree(path)
-            remove_tree(path.with_suffix(".tmp"))
-            _note_of(path).unlink(missing_ok=True)
-            for left in (path.with_suffix(".log"), path.with_suffix(".cnf")):
-                left.unlink(missing_ok=True)
+            delete_copy(self.registry(cluster).snapshot(snapshot))
+
+
+def _furnish(seat: Seat, copy: Path, keeping: Keeping, engine: Engine, check: Callable[[], None]) -> None:
+    """Make a snapshot the data of a seat: nobody sees them before they are complete and stripped."""
+    ready = copy
+    if keeping is Keeping.COPY:
+        ready = seat.data.with_suffix(".copy")
+        copy_tree(copy, ready, check)
+    try:
+        engine.strip(ready)
+        ready.replace(seat.data)
+    except OSError as error:
+        raise TryAgainError(f"the snapshot {copy.name} cannot be moved to {seat.data}: {error}") from error
 
 
 @contextmanager
@@ -162,8 +193,7 @@ def ports_locked(labs: Path) -> Iterator[set[int]]:
     """The ports that are given away already; nobody gives one away meanwhile."""
     path = labs.parent / "locks" / "ports.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(path, "the giving away of ports"):
         yield _ports_taken(labs)
 
 
@@ -195,16 +225,6 @@ def allocate(lab: LabRecord, taken: set[int], labs: Path, *, token: str | None) 
     return record
 
 
-def remove_tree(path: Path) -> None:
-    """Delete a directory if it is there. TryAgainError: it cannot be deleted."""
-    try:
-        shutil.rmtree(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise TryAgainError(f"cannot delete {path}: {_brief(error)}") from error
-
-
 def _parts(instance: InstanceId) -> tuple[str, str]:
     cluster, _, name = instance.name.partition("/")
     if instance.provider != PROVIDER or not name:
@@ -219,42 +239,12 @@ def _known(lab: LabRecord, name: str) -> InstanceRecord:
     return record
 
 
-def _note_of(snapshot: Path) -> Path:
-    return snapshot.with_suffix(".json")
-
-
-def _write_note(path: Path, snapshot: Snapshot) -> None:
-    fields = {
-        "name": snapshot.name,
-        "source": snapshot.source.name,
-        "method": snapshot.method.value,
-        "position": snapshot.position,
-        "size_bytes": snapshot.size_bytes,
-        "note": snapshot.note,
-    }
-    path.write_text(json.dumps(fields))
-
-
-def _read_note(path: Path) -> Snapshot:
-    fields = json.loads(path.read_text())
-    return Snapshot(
-        name=fields["name"],
-        source=InstanceId(PROVIDER, fields["source"]),
-        method=SnapshotMethod(fields["method"]),
-        position=fields["position"],
-        size_bytes=fields["size_bytes"],
-        note=fields["note"],
-    )
+def _launched_as(lab: LabRecord, token: str) -> InstanceRecord | None:
+    return next((i for i in lab.instances if i.token == token), None)
 
 
 def _sockets(directory: str, names: list[str]) -> list[str]:
     return [n for n in names if (Path(directory) / n).is_socket()]
-
-
-def _brief(error: Exception) -> str:
-    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
-        return str(error.args[0][0][-1])
-    return str(error)
 
 
 def _never() -> None:

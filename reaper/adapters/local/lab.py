@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from reaper.adapters.local import process
+from reaper.adapters.local.copies import remove_tree
 from reaper.adapters.local.endpoint import EndpointConfig, LocalEndpoint, spawn
-from reaper.adapters.local.fleet import allocate, ports_locked, remove_tree
+from reaper.adapters.local.fleet import allocate, ports_locked
 from reaper.adapters.local.registry import InstanceRecord, LabRecord, LoginRecord, Registry
 from reaper.adapters.local.servers import Connect, boot, describe, running
 from reaper.domain.errors import ReaperError, TryAgainError, UsageError

@@ -12,11 +12,21 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
-from reaper.adapters.local.registry import ProcessRecord
+from pydantic import BaseModel, ConfigDict
+
 from reaper.domain.errors import RefusedError, ServerError, UsageError
 
 _PORTS = range(21000, 30000)
 _STAT_STATE, _STAT_STARTED = 0, 19  # fields 3 and 22 of proc(5), counted behind the command's name
+
+
+class ProcessRecord(BaseModel):
+    """A process's identity: the pid alone is not one, pids are used again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pid: int
+    started_ticks: int  # field 22 of /proc/PID/stat, clock ticks since boot
 
 
 def _stat(pid: int) -> list[str] | None:

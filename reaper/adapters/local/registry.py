@@ -1,18 +1,19 @@
 """The lab's own book: which instances exist, where, what became of them. A JSON file, locked while changed."""
 
-import fcntl
 import json
 import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_serializer
 
+from reaper.adapters.local.locks import locked
+from reaper.adapters.local.process import ProcessRecord
 from reaper.domain.errors import UsageError
 from reaper.domain.facts import Flavour
 from reaper.workflow.engine import Login, Logins, Seat
@@ -22,13 +23,6 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,29}")
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
-
-
-class ProcessRecord(_Record):
-    """A process's identity: the pid alone is not one, pids are used again."""
-
-    pid: int
-    started_ticks: int  # field 22 of /proc/PID/stat, clock ticks since boot
 
 
 class InstanceRecord(_Record):
@@ -127,7 +121,10 @@ class Registry:
 
     @contextmanager
     def change(self) -> Iterator[LabRecord]:
-        """Read, let the caller change, write back at once; nobody else changes it meanwhile."""
+        """Read, let the caller change, write back at once; nobody else changes it meanwhile.
+
+        TryAgainError: somebody else holds the book for too long. Hold it yourself for moments only.
+        """
         with self._locked():
             record = self.read()
             yield record
@@ -153,14 +150,8 @@ class Registry:
         """Where one snapshot lies."""
         return self.snapshots / name
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        descriptor = os.open(self.home / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+    def _locked(self) -> AbstractContextManager[None]:
+        return locked(self.home / ".lock", f"the book of the lab {self.home.name}")
 
     def _write(self, record: LabRecord) -> None:
         text = json.dumps(json.loads(record.model_dump_json()), indent=1)

@@ -70,6 +70,12 @@ _SCHEMA = (
     "create index if not exists reaper_journal_kills on reaper_journal (cluster, ended, run)"
     " where state in ('good', 'bad', 'stuck')",
     "create index if not exists reaper_journal_open on reaper_journal (run) where state = 'running'",
+    # What is known of snapshots (snapshots.py).
+    "create table if not exists reaper_snapshots (name text primary key, cluster text not null, taken text not null,"
+    " birth text not null, deleted text)",
+    "create index if not exists reaper_snapshots_kept on reaper_snapshots (cluster, taken) where deleted is null",
+    "create table if not exists reaper_snapshot_uses (name text not null, run text not null, since text not null,"
+    " restore_us bigint, test text, primary key (name, run))",
 )
 
 
