@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +18,9 @@ from reaper.adapters.local import lab
 from reaper.adapters.local.endpoint import LocalEndpoint
 from reaper.adapters.local.fleet import LocalFleet
 from reaper.adapters.local.registry import LabRecord, Registry
-from reaper.adapters.mysql.connection import Connection
 from reaper.adapters.mysql.engines import dialect_of, engine_of, find_engine
 from reaper.adapters.mysql.server import SCHEMA, SqlServer
+from reaper.cli.servers import LabServers
 from reaper.cli.settings import store_address
 from reaper.domain.errors import TryAgainError
 from reaper.domain.facts import Instance
@@ -27,12 +28,14 @@ from reaper.domain.ledger import Ledger
 from reaper.domain.plan import Plan
 from reaper.domain.verdict import RunState
 from reaper.workflow.engine import Engine
-from reaper.workflow.ports import Interrupt, Journal, Probe, World
+from reaper.workflow.ports import Interrupt, Journal, Probe
 from reaper.workflow.prepare import Names
+from reaper.workflow.world import World
 
 if TYPE_CHECKING:
     from reaper.adapters.store.database import Place
     from reaper.adapters.store.journal import RunStore
+    from reaper.adapters.store.snapshots import SnapshotStore
     from reaper.adapters.store.standing import PolicyStore
     from reaper.adapters.store.work import Work
 
@@ -74,6 +77,13 @@ class Site:
 
         return Work(self.place.database)
 
+    @cached_property
+    def snapshots(self) -> "SnapshotStore":
+        """What is known of snapshots."""
+        from reaper.adapters.store.snapshots import SnapshotStore
+
+        return SnapshotStore(self.place)
+
     def paused(self) -> str | None:
         """Why the lever is pulled, in words."""
         pause = self.work.paused() if self.place.exists() else None
@@ -93,13 +103,14 @@ class Site:
         """The book of one lab."""
         return Registry(self.labs, name)
 
+    @property
+    def servers(self) -> LabServers:
+        """Those of the labs."""
+        return LabServers(self.labs)
+
     def connect(self, cluster: str, instance: Instance) -> SqlServer:
         """A connection with reaper's own account."""
-        record = self.registry(cluster).read()
-        dialect = dialect_of(record.flavour)
-        logins = record.logins
-        connection = Connection(instance.address, logins.admin, tls=dialect.tls)
-        return SqlServer(instance.id, connection, dialect, logins.replication)
+        return self.servers.connect(cluster, instance)
 
     def endpoint(self, cluster: str) -> LocalEndpoint:
         """The endpoint of a cluster."""
@@ -151,6 +162,11 @@ class Site:
             start_probe=self.start_probe,
             past_ledger=self.past_ledger,
             checker=Asker(),
+            comparer=self.servers.comparer,
+            side=self.servers.side,
+            book=self.snapshots,
+            dead_logs=self.servers,
+            open_runs=lambda: frozenset(run.run for run in self.work.open_runs()),
             quiet=quiet,
             paused=self.paused,
             clock=SystemClock(),
@@ -174,7 +190,9 @@ class Site:
         if abandoned:
             self.runs.end(abandoned, RunState.UNDONE, None, why)
         with self.work.exclusive(name, f"`reaper lab down` in process {os.getpid()}"):
-            return lab.down(registry)
+            gone = lab.down(registry)
+        self.snapshots.cluster_removed(name, datetime.now(UTC))
+        return gone
 
 
 def _engine_of_lab(record: LabRecord) -> Engine:

@@ -23,12 +23,13 @@ from reaper.cli.logging import bring_in
 from reaper.domain.errors import CallAPersonError, ReaperError, TryAgainError, UsageError
 from reaper.domain.plan import Plan
 from reaper.domain.verdict import RunVerdict
-from reaper.workflow.ports import Journal, World
+from reaper.workflow.ports import Journal
 from reaper.workflow.resume import Resumption
 from reaper.workflow.rotation import Rotation
 from reaper.workflow.steps import Json, Message, Op, Steps
+from reaper.workflow.world import World
 
-VERSION = "rotation.1"  # of the recorded steps: changed when a step is added, removed, renamed or moved
+VERSION = "rotation.2"  # of the recorded steps: changed when a step is added, removed, renamed or moved
 _SIGNALS = SignalInterrupt()
 
 

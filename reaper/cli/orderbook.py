@@ -15,7 +15,7 @@ from reaper.planner.selection import may_target
 from reaper.planner.shape import MasterWithReplicas, classify, living
 from reaper.workflow.forecast import survey
 from reaper.workflow.observe import observe
-from reaper.workflow.ports import World
+from reaper.workflow.world import World
 
 FRESH = timedelta(seconds=5)
 

@@ -5,6 +5,7 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 
 from reaper.domain.checks import ExternalCheck
+from reaper.domain.warmth import WarmthGate
 
 
 class KillMode(StrEnum):
@@ -34,6 +35,7 @@ class Waivable(StrEnum):
     """The guards whose findings a person may accept. What the other guards find can lose data or split a cluster."""
 
     SETTINGS = "settings"  # differences between the members; what replication needs is not waived
+    PARITY = "parity"  # differences between the inventories of a master and those that may follow it
     ACTIVITY = "activity"
     DISK = "disk"
 
@@ -81,6 +83,12 @@ class Policy:
     checks: tuple[ExternalCheck, ...] = ()  # asked with the guards; no answer refuses
     waivers: tuple[Waiver, ...] = ()
     quarantine: timedelta = timedelta(0)
+    snapshot_reuse_within: timedelta | None = None  # use an earlier snapshot that is not older; None: a new one
+    snapshot_keep: int = 0  # snapshots that stay behind; 0: none
+    compare_share: float = 1.0  # of the data, drawn at random in chunks; what is compared is compared whole
+    compare_within: timedelta = timedelta(hours=1)
+    warm: WarmthGate | None = None  # None: the heir loads its page list, and nobody asks how warm it is
+    normal_budget: timedelta | None = None  # time to normal; None: reported, not judged
     probe_clients: int = 3
     probe_rate: float = 150.0  # writes per second, all clients together
 

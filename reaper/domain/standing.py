@@ -9,6 +9,7 @@ from reaper.domain.checks import ExternalCheck
 from reaper.domain.cron import Cron
 from reaper.domain.plan import Replacement
 from reaper.domain.policy import Policy, Waiver
+from reaper.domain.warmth import WarmthGate
 
 OPT_OUT_TAG = "reaper:opt-out"  # its presence protects, whatever its value
 PROTECT_UNTIL_TAG = "reaper:protect-until"  # an ISO date (that day is the last) or moment; what else it says protects
@@ -95,14 +96,6 @@ class Replace:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Warm:
-    """The gate that keeps a cold heir from becoming master."""
-
-    gate: float = 0.9  # the heir's warmth over the victim's
-    within: timedelta = timedelta(minutes=30)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Limit:
     """A maximum of a scope; both parts hold where both are said. Percent never forbids the first one."""
 
@@ -157,7 +150,7 @@ class StandingPolicy:
     calendar: Calendar = field(default_factory=Calendar)
     due: Due = field(default_factory=Due)
     replace: Replace = field(default_factory=Replace)
-    warm: Warm | None = None  # None: no gate
+    warm: WarmthGate | None = None  # None: no gate
     limits: Limits = field(default_factory=Limits)
     budgets: Budgets = field(default_factory=Budgets)
     cool_down: timedelta = timedelta(0)  # a cluster is left alone for this long after a run of any policy

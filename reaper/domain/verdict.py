@@ -4,7 +4,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
+from reaper.domain.comparison import Comparison
 from reaper.domain.ledger import LedgerVerdict
+from reaper.domain.rehearsal import Rehearsed
+from reaper.domain.tail import Forensics
+from reaper.domain.warmth import Recovery, Warmth
 
 
 class Ruling(StrEnum):
@@ -41,6 +45,20 @@ class ClientCost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Proven:
+    """What a replacement showed before it counted as a copy."""
+
+    snapshot: str  # its name
+    reused: str  # why an earlier snapshot served once more; "": it was taken by this run
+    snapshot_age: timedelta  # when the replacement was launched from it
+    restore_took: timedelta  # from the launch to a server that answers
+    comparison: Comparison
+    parity: GuardVerdict
+    warmth: Warmth | None = None  # None: the policy has no gate, or the victim was dead already
+    rehearsed: tuple[Rehearsed, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunVerdict:
     """What a run cost and whether that is acceptable. No faults means good (I12: no verdict is a failed run)."""
 
@@ -53,6 +71,9 @@ class RunVerdict:
     copies_after: int
     heir: str | None
     notes: tuple[str, ...] = ()  # what a reader must know that is not a fault
+    proven: Proven | None = None  # of the replacement; None: none was built, or by an older version
+    recovery: Recovery | None = None  # how canaries came back to normal; None: nobody looked
+    forensics: Forensics | None = None  # what the dead master held alone; None: nobody looked
 
     @property
     def good(self) -> bool:

@@ -19,6 +19,10 @@ def limits_of(standing: StandingPolicy) -> Policy:
         approvers=approval.by if approval else (),
         checks=standing.checks,
         waivers=standing.waivers,
+        warm=standing.warm,
+        snapshot_reuse_within=standing.replace.snapshot_reuse_within,
+        snapshot_keep=standing.replace.snapshot_keep,
+        normal_budget=standing.budgets.time_to_normal,
     )
 
 

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from reaper.domain.facts import ClusterView, InstanceId, InstanceState, Member, ThreadState
 from reaper.domain.plan import Phase, Plan, PlannedStep, Replacement, Role, StepName
 from reaper.domain.policy import FailoverBy, KillMode, Policy
+from reaper.domain.warmth import Otherwise
 from reaper.planner.shape import MasterWithReplicas, classify, living
+from reaper.planner.words import in_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +57,18 @@ def make_plan(view: ClusterView, request: Request) -> Plan:
     """The plan of a rotation (replacement before the kill) or of a kill (replacement after it, or none)."""
     role = role_of(view, request.victim)
     source = None if request.replacement is Replacement.NONE else snapshot_source(view, spare=request.victim)
-    build = _build(request, source)
+    build = _build(request, source, role)
     steps: list[PlannedStep] = []
     if request.replacement is Replacement.BEFORE:
         steps += [PlannedStep(name=n, phase=Phase.PREPARE, what=w) for n, w in build]
     steps += _cutover(request, role)
-    steps.append(PlannedStep(name=StepName.SETTLE, phase=Phase.RETIRE, what="check the topology and the ledger"))
+    if _fails_over(request, role):
+        steps.append(_retiring(StepName.NORMAL, "canary queries until they are as fast as they were on the victim"))
+    steps.append(_retiring(StepName.SETTLE, "check the topology and the ledger"))
+    if role is Role.MASTER:
+        steps.append(_retiring(StepName.DISSECT, f"what {request.victim.short} holds alone, in its binary logs"))
     if request.replacement is Replacement.AFTER:
-        steps += [PlannedStep(name=n, phase=Phase.RETIRE, what=w) for n, w in build]
+        steps += [_retiring(name, what) for name, what in build]
     steps += _retire(request)
     return Plan(
         run=request.run,
@@ -80,17 +86,43 @@ def make_plan(view: ClusterView, request: Request) -> Plan:
     )
 
 
-def _build(request: Request, source: InstanceId | None) -> list[tuple[StepName, str]]:
+def _retiring(name: StepName, what: str) -> PlannedStep:
+    return PlannedStep(name=name, phase=Phase.RETIRE, what=what)
+
+
+def _build(request: Request, source: InstanceId | None, role: Role) -> list[tuple[StepName, str]]:
     if request.replacement is Replacement.NONE:
         return []
-    heir = f"{request.run}-heir"
-    return [
-        (StepName.SNAPSHOT, f"snapshot {source.short if source else 'a replica'} as {request.run}-snap"),
+    heir, policy = f"{request.run}-heir", request.policy
+    name = source.short if source else "a replica"
+    reuse = policy.snapshot_reuse_within
+    first = f"a tested snapshot that is not older than {in_words(reuse)}, or else " if reuse else ""
+    share = "all" if policy.compare_share == 1 else f"{policy.compare_share:.0%}"
+    steps = [
+        (StepName.SNAPSHOT, f"{first}snapshot {name} as {request.run}-snap"),
         (StepName.LAUNCH, f"launch {heir} from it: read-only, replication not started"),
         (StepName.JOIN, f"{heir} joins replication by GTID and catches up"),
-        (StepName.WARM, f"{heir} loads the page list of the source, if the snapshot carries one"),
-        (StepName.VERIFY, f"{heir} has the schema, the marker row and the settings of the others"),
+        (StepName.RESTART, f"{heir} is shut down and booted as it will run"),
+        (StepName.COMPARE, f"checksums of {share} of its data against those of {name}, at one position"),
+        (StepName.PARITY, f"{heir} has the accounts, schemas, settings and plugins of the master"),
+        (StepName.WARM, _warming(request, heir)),
+        (StepName.VERIFY, f"{heir} has the schema, the marker row and its own identity, and replicates"),
     ]
+    if request.replacement is Replacement.BEFORE and _fails_over(request, role):
+        steps.append((StepName.REHEARSE, f"every other replica replicates from {heir} for a moment"))
+    return steps
+
+
+def _warming(request: Request, heir: str) -> str:
+    gate = request.policy.warm
+    if gate is None or request.replacement is not Replacement.BEFORE:
+        return f"{heir} loads the page list of the source, if the snapshot carries one"
+    late = "" if gate.otherwise is Otherwise.REFUSE else ", or else it is killed all the same"
+    return f"{gate.gate:.0%} of the victim's hot pages are in the memory of {heir} within {in_words(gate.within)}{late}"
+
+
+def _fails_over(request: Request, role: Role) -> bool:
+    return role is Role.MASTER and request.policy.failover is FailoverBy.REAPER
 
 
 def _cutover(request: Request, role: Role) -> list[PlannedStep]:
@@ -126,12 +158,14 @@ def _cutover(request: Request, role: Role) -> list[PlannedStep]:
 def _retire(request: Request) -> list[PlannedStep]:
     victim, hours = request.victim.short, request.policy.quarantine
     kept = f"for {hours}" if hours else "until the end of this run"
+    keep = request.policy.snapshot_keep
+    snapshots = f"snapshots beyond the newest {keep}" if keep else "the snapshot"
     parts = [
         (StepName.QUARANTINE, f"{victim} is never started again; its files are kept {kept}"),
         (
             StepName.RETIRE,
             f"delete {victim}" + (" when the quarantine is over (reaper retire)" if hours else ""),
         ),
-        (StepName.FORGET, "remove the snapshot, the probe's table and the marker row"),
+        (StepName.FORGET, f"remove {snapshots}, the probe's table and the marker row"),
     ]
-    return [PlannedStep(name=n, phase=Phase.RETIRE, what=w) for n, w in parts]
+    return [_retiring(name, what) for name, what in parts]

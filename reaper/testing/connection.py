@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from reaper.domain.errors import ReadOnlyError, ServerError, ServerGoneError, StatementTimeoutError
+from reaper.domain.errors import ReadOnlyError, RefusedError, ServerError, ServerGoneError, StatementTimeoutError
 from reaper.domain.facts import (
     Address,
     Flavour,
@@ -17,10 +17,12 @@ from reaper.domain.facts import (
     ThreadState,
 )
 from reaper.domain.gtid import GtidSet, MariadbGtidSet
+from reaper.domain.parity import Amiss, Events, HandOver, Inventory
 from reaper.testing.faults import Faults
+from reaper.testing.inventories import handed_over, simulated
 from reaper.testing.machine import Machine
 from reaper.testing.parts import MARKER, SCHEMA, Channel, Outcome, Row, Verb
-from reaper.workflow.ports import Halted
+from reaper.workflow.server import Halted
 
 IO_TIMEOUT = timedelta(seconds=3)  # how long a server that is frozen, or ends, is waited for
 COMMIT_TIMEOUT = timedelta(seconds=30)  # how long the answer to a commit is waited for
@@ -255,6 +257,51 @@ class FakeServer:
         """True a while after the boot."""
         with self._call("pages_loaded") as m:
             return self._clock.monotonic_ns() - m.booted_ns >= m.knobs.pages_load_for / timedelta(microseconds=1) * 1000
+
+    # ---- before the kill
+
+    def inventory(self, key: bytes) -> Inventory:
+        """What a successor must have too."""
+        del key
+        with self._call("inventory") as m:
+            return simulated(parity=m.knobs.parity, events=m.knobs.events)
+
+    def events(self) -> Events:
+        """What it runs by schedule."""
+        with self._call("events") as m:
+            return m.knobs.events
+
+    def hand_over(self, wanted: HandOver) -> tuple[Amiss, ...]:
+        """Enable what the old master ran."""
+        with self._call("hand_over") as m:
+            m.knobs.events, amiss = handed_over(wanted, m.knobs.events)
+            return amiss
+
+    # ---- binary logs, which simulated servers never delete
+
+    def binlog_expiry(self) -> str:
+        """Whether they are held."""
+        with self._call("binlog_expiry") as m:
+            if m.binlogs_held:
+                raise RefusedError(f"the binary logs of {m.id} are held by a run that nobody knows")
+            return "kept"
+
+    def hold_binlogs(self, former: str) -> None:
+        """Hold them."""
+        del former
+        with self._call("hold_binlogs") as m:
+            m.binlogs_held = True
+
+    def release_binlogs(self, former: str) -> None:
+        """Let go of them."""
+        del former
+        with self._call("release_binlogs") as m:
+            m.binlogs_held = False
+
+    def purged(self) -> GtidSet | None:
+        """Nothing."""
+        with self._call("purged"):
+            return MariadbGtidSet(())
 
     def close(self) -> None:
         """Give the connection back."""

@@ -53,6 +53,7 @@ class Machine:
         self.doomed = False  # killed, and its process has not ended yet: it answers nobody
         self.generation = 0  # of the process; a connection to an earlier one is broken
         self.claim: tuple[object, str] | None = None  # the connection that holds reaper's lock, and for which run
+        self.binlogs_held = False  # by reaper, for a build
         self.booted_ns = clock.monotonic_ns()
         self.death: str | None = None  # the proof
         self.openness = Openness.READ_ONLY

@@ -7,6 +7,8 @@ from enum import Enum, StrEnum
 
 from reaper.domain.facts import Activity, Address
 from reaper.domain.gtid import MariadbGtid
+from reaper.domain.parity import Events
+from reaper.testing.inventories import NO_EVENTS
 
 Row = tuple[object, ...]
 SCHEMA = "reaper"
@@ -99,4 +101,5 @@ class Knobs:
         default_factory=lambda: Activity(transactions=(), schema_changes=(), backups=(), commit_waiters=0)
     )
     parity: tuple[tuple[str, str], ...] = (("version", "10.11"), ("sql_mode", "STRICT_TRANS_TABLES"))
+    events: Events = NO_EVENTS
     pages_load_for: timedelta = timedelta(milliseconds=200)

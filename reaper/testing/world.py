@@ -1,15 +1,22 @@
 """The whole world of a simulated fleet, as the composition root would put it together."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
+from reaper.domain.facts import Instance
 from reaper.domain.ledger import Ledger
 from reaper.domain.plan import Plan
+from reaper.testing.backups import MemorySnapshotBook
 from reaper.testing.clients import FakeEndpoint, FakeProbe
-from reaper.testing.connection import FakeServer
+from reaper.testing.comparing import FakeComparer
 from reaper.testing.fleet import MemoryFleet
+from reaper.testing.forensics import FakeDeadLogs
 from reaper.testing.parts import SCHEMA
-from reaper.workflow.ports import World
+from reaper.testing.rehearsing import Backstage, FakeUnderstudy
+from reaper.testing.warming import warm_side
+from reaper.workflow.pools import Side
 from reaper.workflow.prepare import Names
+from reaper.workflow.world import World
 
 
 def world(fleet: MemoryFleet) -> World:
@@ -17,6 +24,12 @@ def world(fleet: MemoryFleet) -> World:
 
     def endpoint(cluster: str) -> FakeEndpoint:
         return FakeEndpoint(fleet.door(cluster), cluster, fleet.clock, fleet.faults)
+
+    backstage = Backstage()
+
+    @contextmanager
+    def side(_cluster: str, instance: Instance) -> Iterator[Side]:
+        yield warm_side(fleet.clock, instance)
 
     made: dict[str, FakeProbe] = {}
 
@@ -39,11 +52,16 @@ def world(fleet: MemoryFleet) -> World:
 
     return World(
         fleet=fleet,
-        connect=lambda _cluster, instance: FakeServer(fleet.known(instance.id), fleet.faults),
+        connect=lambda _cluster, instance: FakeUnderstudy(fleet.known(instance.id), fleet.faults, backstage),
         endpoint=endpoint,
         start_probe=start_probe,
         past_ledger=past_ledger,
         checker=fleet.checker,
+        comparer=FakeComparer(fleet),
+        side=side,
+        book=MemorySnapshotBook(fleet.faults),
+        dead_logs=FakeDeadLogs(fleet.known, fleet.faults),
+        open_runs=frozenset,
         quiet=nullcontext,
         paused=fleet.lever,
         clock=fleet.clock,

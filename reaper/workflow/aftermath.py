@@ -13,24 +13,32 @@ from typing import TypeVar
 
 from reaper.domain.errors import ReadOnlyError, ReaperError, TryAgainError
 from reaper.domain.facts import ClusterView, Instance, InstanceId, InstanceState, Openness
+from reaper.domain.gtid import GtidSet
 from reaper.domain.ledger import Ledger, LedgerVerdict, settle
 from reaper.domain.plan import Plan, Replacement, Role, StepName
 from reaper.domain.policy import Loss
-from reaper.domain.verdict import ClientCost, Part, RunState, RunVerdict
+from reaper.domain.tail import Forensics
+from reaper.domain.verdict import ClientCost, Part, Proven, RunState, RunVerdict
+from reaper.domain.warmth import Recovery
 from reaper.planner.guards import replication_faults
 from reaper.planner.shape import MasterWithReplicas, OtherShape, classify, living
 from reaper.planner.steps import snapshot_source
 from reaper.workflow.cutover import Moments
 from reaper.workflow.evidence import client_costs, ledger_faults, parts_of, worst
+from reaper.workflow.forensics import dissect
 from reaper.workflow.observe import observe
-from reaper.workflow.ports import Probe, Server, World
-from reaper.workflow.prepare import Names, Undo, build_replacement, victim_of
+from reaper.workflow.ports import Probe
+from reaper.workflow.prepare import SCHEMA, Names, Undo, build_replacement, forget_snapshots, victim_of
+from reaper.workflow.proving import Hands, prove
 from reaper.workflow.run import Timeline, persist
+from reaper.workflow.server import Server
 from reaper.workflow.steps import Steps
+from reaper.workflow.world import World
 
 T = TypeVar("T")
 
 _LOOK_EVERY = timedelta(milliseconds=50)
+_DISSECT_WITHIN = timedelta(minutes=2)
 _ASK_THE_LEVER_EVERY = timedelta(seconds=1)
 GONE = (InstanceState.DEAD, InstanceState.QUARANTINED)
 _PROBE_AFTER = timedelta(seconds=1)  # writes on record after the first acknowledged one
@@ -48,6 +56,7 @@ class Outcome:
     ledger: LedgerVerdict | None = None
     notes: tuple[str, ...] = ()
     leaderless: bool = False  # nobody took over: nothing may be deleted
+    recovery: Recovery | None = None  # how canaries came back to normal; None: nobody looked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +94,7 @@ class Aftermath:
         self._names = Names(plan.run)
         self.faults: list[str] = []
         self.master: Instance | None = None  # who takes writes now, as far as this run knows
+        self.proven: Proven | None = None  # what the replacement has shown; None: there is none
 
     def on_master(self, action: Callable[[Server], None]) -> None:
         """Do something on whoever takes writes; nothing if nobody does."""
@@ -176,10 +186,13 @@ class Aftermath:
         """Restore the size, put the victim away, forget what was made. Faults are collected, not raised."""
         plan, name = self._plan, self._plan.victim.short
         self.step(f"quarantine {name}", lambda: self.put_away(KEPT_FOR_A_PERSON))
+        forensics = None
         if not outcome.leaderless:
+            forensics = self._dissect_victim()
             restored = plan.replacement is not Replacement.AFTER or self._replace_afterwards()
             # Only what is proved to be of no use is given up: replaced (E16), and nothing lost that it may hold (E03).
-            if restored and outcome.ledger is not None and not outcome.ledger.lost:
+            harmless = forensics is None or (not forensics.faults and forensics.unreadable is None)
+            if restored and harmless and outcome.ledger is not None and not outcome.ledger.lost:
                 self._steps.run("ask the lever", NoneType, lambda: wait_while_paused(self._world, self._steps))
                 self.step(f"retire {name}", self._give_up_victim)
             self.step("forget what was made", self._forget)
@@ -196,7 +209,51 @@ class Aftermath:
             copies_after=checked.copies,
             heir=str(outcome.heir.id) if outcome.heir else None,
             notes=outcome.notes,
+            proven=self.proven,
+            recovery=outcome.recovery,
+            forensics=forensics,
         )
+
+    def _dissect_victim(self) -> Forensics | None:
+        """What the dead master holds alone (E03, I6); None: it was no master, or its files are gone."""
+        if self._plan.role is not Role.MASTER:
+            return None
+        found = self._steps.run("dissect", tuple[Forensics, ...], self._dissect)
+        for forensics in found:
+            self.faults += forensics.faults
+            if forensics.unreadable is not None:
+                self.faults.append(f"{forensics.summary}; its files are kept for {KEPT_FOR_A_PERSON.days} days")
+        return found[0] if found else None
+
+    def _dissect(self) -> tuple[Forensics, ...]:
+        world, plan, names = self._world, self._plan, self._names
+        victim, executed = victim_of(world, plan), self.attempt("ask the master what it holds", self._executed)
+        if victim is None:
+            return ()
+        with self._timeline.step(StepName.DISSECT, f"the binary logs of {victim.id.short}") as step:
+            if executed is None:
+                return (Forensics(unreadable="the new master did not say what it holds"),)
+            ledger = self.attempt("read the probe's ledger again", lambda: world.past_ledger(plan))
+            tables = frozenset(f"{SCHEMA}.{name}" for name in (names.probe_table, names.second_probe_table))
+            lossless = plan.policy.loss is Loss.FORBIDDEN
+            found = dissect(
+                world.dead_logs,
+                victim,
+                executed,
+                ledger,
+                probe_tables=tables,
+                lossless=lossless,
+                within=_DISSECT_WITHIN,
+            )
+            step.detail = found.summary
+        return (found,)
+
+    def _executed(self) -> GtidSet:
+        found: list[GtidSet] = []
+        self.on_master(lambda server: found.append(server.executed()))
+        if not found:
+            raise TryAgainError(f"{self._plan.cluster} has no master")
+        return found[0]
 
     def _replace_afterwards(self) -> bool:
         """Build the replacement of a victim that had none; False: it could not be, which is a fault."""
@@ -206,7 +263,9 @@ class Aftermath:
             if master is None:
                 raise TryAgainError("there is no master to replicate from")
             source = self._steps.run("choose the source", InstanceId, lambda: self._source_beside(master))
-            build_replacement(world, plan, source, master, self._timeline, undo, self._steps)
+            launched = build_replacement(world, plan, source, master, self._timeline, undo, self._steps)
+            hands = Hands(world=world, plan=plan, timeline=self._timeline, steps=self._steps)
+            self.proven = prove(hands, launched, master)
         except ReaperError as error:
             self.faults += [*undo.run(), f"could not restore the cluster's size: {error}"]
             return False
@@ -239,9 +298,8 @@ class Aftermath:
                 self._world.fleet.retire(victim)
 
     def _forget(self) -> None:
-        fleet, names = self._world.fleet, self._names
         with self._timeline.step(StepName.FORGET, "the snapshot, the probe's table, the marker row"):
-            self.attempt("forget the snapshot", lambda: fleet.forget(names.snapshot))
+            self.attempt("forget the snapshot", lambda: forget_snapshots(self._world, self._plan))
             self.forget_rows()
 
     def forget_rows(self) -> None:

@@ -3,7 +3,8 @@
 from reaper.domain.errors import ReaperError, RefusedError, ServerError
 from reaper.domain.facts import Instance
 from reaper.domain.plan import Plan
-from reaper.workflow.ports import Server, World
+from reaper.workflow.server import Server
+from reaper.workflow.world import World
 
 
 class Claim:

@@ -18,8 +18,10 @@ from reaper.domain.plan import Plan, Role, StepName
 from reaper.domain.policy import KillMode
 from reaper.planner.election import Candidate, Elected, NoHeir, elect
 from reaper.workflow.observe import connections
-from reaper.workflow.ports import Endpoint, Halted, Server, Trigger, World
+from reaper.workflow.ports import Endpoint, Trigger
 from reaper.workflow.run import Timeline
+from reaper.workflow.server import Halted, Server
+from reaper.workflow.world import World
 
 _REPOINT_TRIES_EVERY = timedelta(milliseconds=200)
 _OWNED_WITHIN_S = 0.5

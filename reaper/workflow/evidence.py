@@ -5,6 +5,7 @@ from datetime import timedelta
 from reaper.domain.ledger import Ledger, LedgerVerdict, outages
 from reaper.domain.policy import Policy
 from reaper.domain.verdict import ClientCost, Part
+from reaper.domain.warmth import Recovery
 from reaper.workflow.cutover import Moments
 
 
@@ -68,3 +69,17 @@ def ledger_faults(verdict: LedgerVerdict | None, outage: timedelta | None, polic
         ms = timedelta(milliseconds=1)
         faults.append(f"the outage of {outage / ms:.0f} ms exceeds the budget of {policy.outage_budget / ms:.0f} ms")
     return tuple(faults)
+
+
+def recovery_faults(recovery: Recovery | None, policy: Policy) -> list[str]:
+    """What is wrong with the time to normal, if the policy has a budget for it. Not measured is not fine (I10)."""
+    budget = policy.normal_budget
+    if budget is None:
+        return []
+    if recovery is None or not recovery.baseline:
+        why = recovery.words if recovery else "nobody could look"
+        return [f"the policy has a budget for the time to normal, and it was not measured: {why}"]
+    took = recovery.time_to_normal
+    if took is None or took > budget:
+        return [f"{recovery.words}, which exceeds the budget of {budget.total_seconds():g} s"]
+    return []

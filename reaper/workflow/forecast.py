@@ -1,5 +1,6 @@
 """The dry run of policies: observe everything, decide, and ask every guard. Reads only; nothing is recorded."""
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from reaper.planner.report import Decision, Report, State, Subject, decide
 from reaper.planner.selection import DueInstance, prepare
 from reaper.planner.steps import make_plan
 from reaper.workflow.observe import observe
-from reaper.workflow.ports import World
 from reaper.workflow.rotation import examine
+from reaper.workflow.world import World
 
 # Clusters that are looked at at one moment; each takes a thread for every member besides.
 MOST_AT_ONCE = 128
@@ -115,9 +116,20 @@ def forecast(world: World, subjects: Sequence[Subject], span: Span) -> Forecast:
 def _all_at_once(ask: Callable[[_In], _Out], of: Iterable[_In]) -> tuple[_Out, ...]:
     """Ask of all concurrently, within bounds, so that the slowest sets the time; answers in the order asked."""
     pool = ThreadPoolExecutor(max_workers=MOST_AT_ONCE)
+    # Nobody begins before all have a thread: starting one takes its turn with all that work already, and the last of a
+    # hundred clusters, which may be the slowest, would begin when the others are done (measured).
+    all_there = threading.Event()
+
+    def ask_one(one: _In) -> _Out:
+        all_there.wait()
+        return ask(one)
+
     try:
-        return tuple(pool.map(ask, of))
+        answers = pool.map(ask_one, of)
+        all_there.set()
+        return tuple(answers)
     finally:
+        all_there.set()
         pool.shutdown(cancel_futures=True)  # after Ctrl-C the queue is dropped
 
 

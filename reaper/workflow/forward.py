@@ -19,9 +19,9 @@ from reaper.workflow.aftermath import Aftermath, Outcome, present_master
 from reaper.workflow.cutover import arm, cut_over
 from reaper.workflow.evidence import ledger_faults, worst
 from reaper.workflow.observe import connections, observe
-from reaper.workflow.ports import World
 from reaper.workflow.prepare import Names
 from reaper.workflow.run import Timeline
+from reaper.workflow.world import World
 
 
 class Forward:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -20,18 +20,32 @@ from reaper.domain.facts import (
 )
 from reaper.domain.policy import Policy
 from reaper.planner.shape import MasterWithReplicas, classify
-from reaper.workflow.ports import Server, World
+from reaper.workflow.server import Server
+from reaper.workflow.world import World
 
 _MOST_AT_ONCE = 64
+# For all members of a cluster together. Longer than a driver waits for one answer, so that its own words are heard; a
+# member that answers each of a dozen statements at the last moment would hold up everybody for minutes.
+LOOK_WITHIN = timedelta(seconds=20)
+REREAD_WITHIN = timedelta(seconds=10)  # one statement
 
 
 def observe(world: World, cluster: str) -> ClusterView:
-    """Observe every member at the same time. UsageError: no such cluster."""
+    """Observe every member at the same time. UsageError: no such cluster.
+
+    A member that has not answered in time is unreachable; its connection is left to its own time-outs.
+    """
     instances = world.fleet.members(cluster)
-    with ThreadPoolExecutor(max_workers=min(_MOST_AT_ONCE, len(instances) or 1)) as pool:
-        members = tuple(pool.map(lambda i: _look(world, cluster, i), instances))
+    pool = ThreadPoolExecutor(max_workers=2 * min(_MOST_AT_ONCE, len(instances) or 1))  # who hangs keeps its thread
+    try:
+        looks = [(i, pool.submit(_look, world, cluster, i)) for i in instances]
+        members = _in_time(world, looks, LOOK_WITHIN)
         # Replicas are read before the master's position, so that what arrived meanwhile is not errant (E01).
-        members = tuple(pool.map(lambda m: _reread_if_root(world, cluster, m), members))
+        roots = [(m.instance, pool.submit(_reread, world, cluster, m)) for m in members if _is_root(m)]
+        reread = {m.instance.id: m for m in _in_time(world, roots, REREAD_WITHIN)}
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    members = tuple(reread.get(m.instance.id, m) for m in members)
     endpoint, target = None, None
     try:
         door = world.endpoint(cluster)
@@ -46,6 +60,20 @@ def observe(world: World, cluster: str) -> ClusterView:
     )
 
 
+def _in_time(world: World, looks: list[tuple[Instance, Future[Member]]], within: timedelta) -> tuple[Member, ...]:
+    """What each look has found; a member that does not answer in time is unreachable, which is not dead (I10)."""
+    began = world.clock.monotonic_ns()
+    found = []
+    for instance, look in looks:
+        left = within - _since(began, world)
+        try:
+            found.append(look.result(max(0.0, left.total_seconds())))
+        except TimeoutError:
+            why = f"it did not answer everything within {within.total_seconds():g} s"
+            found.append(Member(instance=instance, server=Unreachable(why=why)))
+    return tuple(found)
+
+
 def _look(world: World, cluster: str, instance: Instance) -> Member:
     if instance.state is not InstanceState.RUNNING:
         return Member(instance=instance, server=Unreachable(why=f"its process is {instance.state}"))
@@ -56,9 +84,12 @@ def _look(world: World, cluster: str, instance: Instance) -> Member:
         return Member(instance=instance, server=Unreachable(why=str(error)))
 
 
-def _reread_if_root(world: World, cluster: str, member: Member) -> Member:
-    if member.facts is None or member.facts.channels:
-        return member
+def _is_root(member: Member) -> bool:
+    return member.facts is not None and not member.facts.channels
+
+
+def _reread(world: World, cluster: str, member: Member) -> Member:
+    assert member.facts is not None, "only a root is read again"
     try:
         with contextlib.closing(world.connect(cluster, member.instance)) as server:
             return replace(member, server=replace(member.facts, executed=server.executed()))

@@ -4,15 +4,13 @@ Every effect is idempotent through its derived name: called again it finds its o
 returns the same result. Every method may raise a `ReaperError`; foreign exceptions stop at the adapter.
 """
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from reaper.domain.checks import ExternalCheck
-from reaper.domain.facts import Address, Instance, InstanceId, SemiSync, ServerFacts
-from reaper.domain.gtid import GtidSet
+from reaper.domain.facts import Address, Instance
 from reaper.domain.ledger import Ledger
 from reaper.domain.plan import Plan
 from reaper.domain.snapshots import Keeping, Snapshot
@@ -30,101 +28,6 @@ class Clock(Protocol):
 
     def sleep(self, span: timedelta) -> None:
         """Wait."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Halted:
-    """A replica after its receiver was stopped: these sets do not grow by themselves any more."""
-
-    received: GtidSet
-    executed: GtidSet
-    unfit: str | None  # why it can never be an heir (applier error, configured delay)
-    broken_applier: bool
-    accepts_writes: bool  # somebody has opened it
-
-
-class Server(Protocol):
-    """One warm connection to one server, in its own dialect. Not shared between threads."""
-
-    @property
-    def instance(self) -> InstanceId:
-        """Whom this connection leads to."""
-
-    def facts(self) -> ServerFacts:
-        """Everything the guards want to know."""
-
-    def executed(self) -> GtidSet:
-        """The transactions that this server has executed."""
-
-    def semi_sync(self) -> SemiSync:
-        """The semi-sync state and counters."""
-
-    def wait_applied(self, target: GtidSet, within: timedelta) -> bool:
-        """Wait until `target` has been applied. False: not within the time, never a guess."""
-
-    def halt(self) -> Halted:
-        """Stop the receiver (so that a half-dead master gets no further acknowledgement) and read the positions."""
-
-    def join(self, source: Address, *, position: str | None, history: GtidSet | None) -> None:
-        """Make a fresh copy a replica of `source`: forget what was copied of replication, then follow by GTID.
-
-        `position`: where the copy stands, None if the copy knows it itself; `history`: what the copied
-        server had executed shortly before, for dialects whose copies forget it.
-        """
-
-    def follow(self, source: Address) -> None:
-        """Replicate from `source` by GTID from now on; unapplied relay logs are fetched again from there."""
-
-    def resume_replication(self) -> None:
-        """Start the replication threads that are configured."""
-
-    def promote(self, *, arm_semi_sync: bool) -> None:
-        """Stop applying, arm semi-sync as a source if asked, open for writes. Fast: no housekeeping."""
-
-    def forget_source(self) -> None:
-        """The housekeeping after a promotion."""
-
-    def close_for_writes(self, within: timedelta) -> GtidSet:
-        """Make a master read-only, privileged sessions included; return its final position. Undone if it fails."""
-
-    def open_for_writes(self) -> None:
-        """Undo `close_for_writes`."""
-
-    def claim(self, run: str) -> str | None:
-        """Hold reaper's lock of this server for a run while this connection lives. None: held; otherwise who has it.
-
-        An older connection that holds it for the same run is ended: its process was taken over.
-        """
-
-    def write_marker(self, run: str) -> None:
-        """Commit the run's marker row (on the master)."""
-
-    def marker_visible(self, run: str) -> bool:
-        """True if the run's marker row can be read here."""
-
-    def clear_marker(self, run: str) -> None:
-        """Delete the run's marker row."""
-
-    def create_probe_table(self, name: str) -> None:
-        """Create the probe's table if it is not there."""
-
-    def probe_rows(self, name: str) -> Iterable[tuple[int, int]]:
-        """Every (client, seq) in the probe's table."""
-
-    def drop_probe_table(self, name: str) -> None:
-        """Drop the probe's table if it is there."""
-
-    def tables(self) -> frozenset[str]:
-        """Every table outside the system schemas, as `schema.table`."""
-
-    def dump_pages(self) -> None:
-        """Write the list of pages in the buffer pool to disk, for the copy to load."""
-
-    def pages_loaded(self) -> bool:
-        """True if the page list has been loaded, or there was none to load."""
-
-    def close(self) -> None:
-        """Give the connection back."""
 
 
 class Trigger(Protocol):
@@ -277,20 +180,3 @@ class Checker(Protocol):
 
     def ask(self, check: ExternalCheck, plan: Plan) -> GuardVerdict:
         """Never raises and never takes longer than the check's own time: whatever is no clear yes refuses (I10)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """Everything outside, chosen once in the composition root."""
-
-    fleet: Fleet
-    connect: Callable[[str, Instance], Server]  # cluster, instance
-    endpoint: Callable[[str], Endpoint]  # cluster
-    start_probe: Callable[[Plan, str], Probe]  # the plan, the probe's table
-    past_ledger: Callable[[Plan], Ledger | None]  # what the probe of an interrupted run recorded; None: nothing
-    checker: Checker
-    quiet: Callable[[], AbstractContextManager[None]]  # while inside, nothing else of this process runs: clients wait
-    paused: Callable[[], str | None]  # why the lever is pulled, in words; None: it is not
-    clock: Clock
-    interrupt: Interrupt
-    journal: Journal

@@ -1,4 +1,4 @@
-"""Build a replacement: snapshot, launch, join, warm, verify. Every effect pushes its undo first.
+"""Build a replacement: snapshot, launch, join. Every effect pushes its undo first. What proves it is in proving.py.
 
 Each is a recorded step that may be begun twice: a copy, an instance and a replica that joined are found again.
 """
@@ -10,16 +10,20 @@ from datetime import timedelta
 from functools import partial
 from types import NoneType
 
-from reaper.domain.errors import TryAgainError
-from reaper.domain.facts import Flavour, Instance, InstanceId, Openness, ThreadState
-from reaper.domain.gtid import GtidSet, MariadbGtidSet, MysqlGtidSet
+from reaper.domain.binlogs import can_feed
+from reaper.domain.errors import RefusedError, TryAgainError
+from reaper.domain.facts import Flavour, Instance, InstanceId, ThreadState
 from reaper.domain.plan import Plan, StepName
-from reaper.domain.snapshots import Keeping, Snapshot, SnapshotMethod
-from reaper.workflow.ports import Server, World
+from reaper.domain.snapshots import Keeping, SnapshotMethod, SnapshotRecord
+from reaper.planner.identity import Identity, clashes
+from reaper.planner.retention import Binlogs, Reuse, reusable
+from reaper.workflow.backups import delete_surplus
 from reaper.workflow.run import Timeline, persist
+from reaper.workflow.server import Server
 from reaper.workflow.steps import Steps
+from reaper.workflow.world import World
 
-_LOOK_EVERY = timedelta(milliseconds=50)
+SCHEMA = "reaper"  # everything of reaper's in a cluster lies in this schema
 
 
 @dataclass(frozen=True)
@@ -80,17 +84,39 @@ class Copied:
     executed: str
     tables: frozenset[str]
 
-    @property
-    def history(self) -> GtidSet:
-        """What it had executed."""
-        kind = MariadbGtidSet if self.flavour is Flavour.MARIADB else MysqlGtidSet
-        return kind.parse(self.executed)
+
+@dataclass(frozen=True, kw_only=True)
+class Expiry:
+    """When a server deletes its binary logs by itself."""
+
+    instance: InstanceId
+    former: str  # as its dialect wrote it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """The snapshot that a replacement is launched from."""
+
+    record: SnapshotRecord
+    reused: str  # why an earlier one serves; "": this run took it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launched:
+    """A replacement that replicates, with its past. What it holds is still to be proved."""
+
+    heir: Instance
+    source: Instance  # the server that it is compared with
+    tables: frozenset[str]  # that the source had
+    basis: Basis
+    took: timedelta  # from the launch to a server that answers
+    age: timedelta  # of the snapshot, at the launch
 
 
 def build_replacement(
     world: World, plan: Plan, copied: InstanceId | None, master: Instance, timeline: Timeline, undo: Undo, steps: Steps
-) -> Instance:
-    """A replacement that replicates from `master`, warm and verified. Raises before it is in doubt."""
+) -> Launched:
+    """A replacement that replicates from `master`. Raises before it is in doubt."""
     return _Build(world, plan, master, timeline, steps).build(copied, undo)
 
 
@@ -102,21 +128,36 @@ class _Build:
         self._timeline = timeline
         self._steps = steps
         self._names = Names(plan.run)
-        self._check = _within_the_time_to_build(world, plan)
+        self._check = within_the_time_to_build(world, plan)
 
-    def build(self, copied: InstanceId | None, undo: Undo) -> Instance:
-        world, plan, steps, names = self._world, self._plan, self._steps, self._names
+    def build(self, copied: InstanceId | None, undo: Undo) -> Launched:
+        world, plan, steps = self._world, self._plan, self._steps
         source = steps.run("find the source", Instance, lambda: self._source(copied))
         before = steps.run("look at the source", Copied, lambda: self._look(source))
-        undo.push("forget the snapshot", lambda: world.fleet.forget(names.snapshot))
-        undo.push(f"resume replication on {source.id.short}", lambda: _resume(world, plan, source))
-        snapshot = steps.run("snapshot", Snapshot, lambda: self._snapshot(source))
-        undo.push("retire the replacement", lambda: retire_by_token(world, plan, names.heir))
-        heir = steps.run("launch", Instance, lambda: self._launch(snapshot))
-        steps.run("join", NoneType, lambda: self._join(heir, snapshot, before.history))
-        steps.run("warm", NoneType, lambda: self._warm(heir))
-        steps.run("verify", NoneType, lambda: self._verify(heir, before.tables))
-        return heir
+        keepers = {i.id: i for i in (source, self._master)}
+        expiry = steps.run(
+            "read when binary logs expire", tuple[Expiry, ...], lambda: tuple(map(self._expiry, keepers.values()))
+        )
+
+        def release() -> None:
+            for kept in expiry:
+                with self._connect(keepers[kept.instance]) as server:
+                    server.release_binlogs(kept.former)
+
+        undo.push("let binary logs expire again", release)
+        steps.run("hold the binary logs", NoneType, lambda: self._hold(expiry, keepers))
+        basis = self._basis(source, before, undo)
+        undo.push("retire the replacement", lambda: retire_by_token(world, plan, self._names.heir))
+        launched = steps.run("launch", Launched, lambda: self._launch(basis, source, before.tables))
+        steps.run("join", NoneType, lambda: self._join(launched))
+        left = steps.run(
+            "let binary logs expire again",
+            str,
+            lambda: persist(world, plan.policy.undo_within, "let binary logs expire again", release),
+        )
+        if left:
+            raise TryAgainError(left)
+        return launched
 
     def _source(self, copied: InstanceId | None) -> Instance:
         members = {m.id: m for m in self._world.fleet.members(self._plan.cluster)}
@@ -124,68 +165,159 @@ class _Build:
             raise TryAgainError(f"{self._plan.cluster} has no healthy replica to copy: repair one, then plan again")
         return members[copied]
 
+    def _connect(self, instance: Instance) -> contextlib.closing[Server]:
+        return contextlib.closing(self._world.connect(self._plan.cluster, instance))
+
     def _look(self, source: Instance) -> Copied:
-        with contextlib.closing(self._world.connect(self._plan.cluster, source)) as server:
+        with self._connect(source) as server:
             facts = server.facts()
             server.dump_pages()
             return Copied(flavour=facts.flavour, executed=str(facts.executed), tables=server.tables())
 
-    def _snapshot(self, source: Instance) -> Snapshot:
+    # ---- binary logs are kept until the replacement has caught up (E15)
+
+    def _expiry(self, instance: Instance) -> Expiry:
+        with self._connect(instance) as server:
+            return Expiry(instance=instance.id, former=server.binlog_expiry())
+
+    def _hold(self, expiry: tuple[Expiry, ...], keepers: dict[InstanceId, Instance]) -> None:
+        for kept in expiry:
+            with self._connect(keepers[kept.instance]) as server:
+                server.hold_binlogs(kept.former)
+
+    # ---- the snapshot
+
+    def _basis(self, source: Instance, before: Copied, undo: Undo) -> Basis:
+        world, plan, steps, name = self._world, self._plan, self._steps, self._names.snapshot
+        found = steps.run("choose a snapshot", tuple[Basis, ...], self._earlier)
+        if found:
+            return found[0]
+        undo.push("forget the snapshot", lambda: forget_snapshot(world, name))
+        undo.push(f"resume replication on {source.id.short}", lambda: _resume(world, plan, source))
+        return steps.run("snapshot", Basis, lambda: self._snapshot(source, before))
+
+    def _earlier(self) -> tuple[Basis, ...]:
+        """An earlier snapshot that serves once more; nothing: there is none."""
+        world, plan = self._world, self._plan
+        if plan.policy.snapshot_reuse_within is None:
+            return ()
+        there = {snapshot.name for snapshot in world.fleet.snapshots(plan.cluster)}
+        records = [record for record in world.book.kept(plan.cluster) if record.name in there]
+        with self._connect(self._master) as server:
+            needed = Binlogs(executed=server.executed(), purged=server.purged())
+        choice = reusable(records, now=world.clock.now(), within=plan.policy.snapshot_reuse_within, needed=needed)
+        if isinstance(choice, Reuse):
+            world.book.used(choice.record.name, plan.run, world.clock.now())
+            self._timeline.note(StepName.SNAPSHOT, f"none is taken: {choice.why}")
+            return (Basis(record=choice.record, reused=choice.why),)
+        self._timeline.note(StepName.SNAPSHOT, f"a new one is taken: {'; '.join(choice.why)}")
+        return ()
+
+    def _snapshot(self, source: Instance, before: Copied) -> Basis:
+        world, plan = self._world, self._plan
         self._check()
+        began = world.clock.monotonic_ns()
         with self._timeline.step(StepName.SNAPSHOT, f"of {source.id.short}") as outcome:
-            snapshot = self._world.fleet.snapshot(source, self._names.snapshot, self._check)
+            snapshot = world.fleet.snapshot(source, self._names.snapshot, self._check)
             if snapshot.method is SnapshotMethod.COLD:
-                _resume(self._world, self._plan, source)
+                _resume(world, plan, source)
             outcome.detail = f"{snapshot.size_bytes / 2**20:.0f} MiB of {source.id.short}, {snapshot.method}" + (
                 f" ({snapshot.note})" if snapshot.note else ""
             )
-        return snapshot
+        record = SnapshotRecord(
+            cluster=plan.cluster,
+            snapshot=snapshot,
+            taken_by=plan.run,
+            took=elapsed(world, began),
+            flavour=before.flavour,
+            executed=before.executed,
+        )
+        world.book.taken(record)
+        world.book.used(record.name, plan.run, world.clock.now())
+        return Basis(record=record, reused="")
 
-    def _launch(self, snapshot: Snapshot) -> Instance:
+    # ---- launch and join
+
+    def _launch(self, basis: Basis, source: Instance, tables: frozenset[str]) -> Launched:
+        world, plan, record = self._world, self._plan, basis.record
         self._check()
+        began, now = world.clock.monotonic_ns(), world.clock.now()
+        keeping = Keeping.COPY if basis.reused or plan.policy.snapshot_keep else Keeping.MOVE
         with self._timeline.step(StepName.LAUNCH, "a replacement on the snapshot") as outcome:
-            heir = self._world.fleet.launch(self._plan.cluster, snapshot, self._names.heir, Keeping.MOVE, self._check)
+            heir = world.fleet.launch(plan.cluster, record.snapshot, self._names.heir, keeping, self._check)
             outcome.detail = f"{heir.id.short} at {heir.address}, server id {heir.server_id}, read-only"
-        return heir
+        took = elapsed(world, began)
+        world.book.restored(record.name, plan.run, took)
+        if keeping is Keeping.MOVE:
+            world.book.deleted(record.name, now)
+        age = now - record.snapshot.taken_at
+        return Launched(heir=heir, source=source, tables=tables, basis=basis, took=took, age=age)
 
-    def _join(self, heir: Instance, snapshot: Snapshot, history: GtidSet) -> None:
-        world, master, name = self._world, self._master, heir.id.short
+    def _join(self, launched: Launched) -> None:
+        world, plan, master, heir = self._world, self._plan, self._master, launched.heir
+        name, record = heir.id.short, launched.basis.record
         self._check()
         with (
             self._timeline.step(StepName.JOIN, f"{name} follows {master.id.short}") as outcome,
-            contextlib.closing(world.connect(self._plan.cluster, heir)) as server,
+            self._connect(heir) as server,
         ):
             # A copy boots with replication stopped: one whose receiver runs was joined by a process that has died.
             if all(c.receiver is ThreadState.STOPPED for c in server.facts().channels):
-                server.join(master.address, position=snapshot.position, history=history)
-            took = _catch_up(world, self._plan, master, server)
+                self._must_be_new(heir, server)
+                self._must_be_fed(record)
+                server.join(master.address, position=record.snapshot.position, history=record.held)
+            took = _catch_up(world, plan, master, server)
             outcome.detail = f"{name} follows {master.id.short}, caught up after {took.total_seconds():.2f} s"
 
-    def _warm(self, heir: Instance) -> None:
-        self._check()
-        with (
-            self._timeline.step(StepName.WARM, f"{heir.id.short} loads its page list"),
-            contextlib.closing(self._world.connect(self._plan.cluster, heir)) as server,
-        ):
-            fault = f"{heir.id.short} did not load its page list"
-            _until(self._world, server.pages_loaded, self._plan.policy.join_within, fault)
+    def _must_be_new(self, heir: Instance, server: Server) -> None:
+        """RefusedError: somebody has, or had, its identity (E14, E29)."""
+        world, plan = self._world, self._plan
+        with self._connect(self._master) as source:
+            history = source.executed()
+        facts = server.facts()
+        mine = Identity(instance=heir.id, server_id=facts.server_id, server_uuid=facts.server_uuid)
+        others = tuple(
+            Identity(instance=m.id, server_id=m.server_id, server_uuid=None) for m in world.fleet.members(plan.cluster)
+        )
+        if words := clashes(mine, others, history):
+            raise RefusedError(words)
 
-    def _verify(self, heir: Instance, wanted: frozenset[str]) -> None:
-        self._check()
-        with (
-            self._timeline.step(StepName.VERIFY, heir.id.short) as outcome,
-            contextlib.closing(self._world.connect(self._plan.cluster, heir)) as server,
-        ):
-            outcome.detail = _verify(self._world, self._plan, heir, self._master, server, wanted)
+    def _must_be_fed(self, record: SnapshotRecord) -> None:
+        """RefusedError: the master's binary logs do not go on where the snapshot stands (E15)."""
+        with self._connect(self._master) as source:
+            purged = source.purged()
+        starved = "which transactions are still there is unknown" if purged is None else None
+        if record.held is None:
+            starved = "the snapshot's position cannot be read"
+        elif purged is not None:
+            starved = can_feed(record.held, purged)
+        if starved is not None:
+            raise RefusedError(f"{record.name} cannot follow {self._master.id.short}: {starved}")
 
 
-def _within_the_time_to_build(world: World, plan: Plan) -> Callable[[], None]:
+def forget_snapshot(world: World, name: str) -> None:
+    """Delete a snapshot, if it is there."""
+    world.fleet.forget(name)
+    world.book.deleted(name, world.clock.now())
+
+
+def forget_snapshots(world: World, plan: Plan) -> None:
+    """Delete the snapshots that nobody needs any more: the run's own, or those beyond what the policy keeps."""
+    if plan.policy.snapshot_keep:
+        others = world.open_runs() - {plan.run}
+        keep, now = plan.policy.snapshot_keep, world.clock.now()
+        delete_surplus(world.fleet, world.book, plan.cluster, keep=keep, open_runs=others, now=now)
+    else:
+        forget_snapshot(world, Names(plan.run).snapshot)
+
+
+def within_the_time_to_build(world: World, plan: Plan) -> Callable[[], None]:
     """What the provider calls while it copies and boots: a person's wish to stop, and the policy's limit."""
     began = world.clock.monotonic_ns()
 
     def check() -> None:
         world.interrupt.check()
-        if _elapsed(world, began) > plan.policy.build_within:
+        if elapsed(world, began) > plan.policy.build_within:
             raise TryAgainError(
                 f"the replacement was not built within {plan.policy.build_within}: what was built has been removed. "
                 "See what the copy waits for (a lock, a slow disk), or allow more time."
@@ -221,46 +353,16 @@ def _catch_up(world: World, plan: Plan, master: Instance, server: Server) -> tim
                     f"{server.instance.short} cannot join: {channel.receiver_error or channel.applier_error}. "
                     "The replacement was removed."
                 )
-        if _elapsed(world, began) > plan.policy.join_within:
+        if elapsed(world, began) > plan.policy.join_within:
             raise TryAgainError(
                 f"{server.instance.short} did not catch up within {plan.policy.join_within}: the replacement was "
                 "removed. Rotate when the write load is lower, or allow more time."
             )
-    return _elapsed(world, began)
+    return elapsed(world, began)
 
 
-def _verify(world: World, plan: Plan, heir: Instance, master: Instance, server: Server, wanted: frozenset[str]) -> str:
-    """The replacement counts as a copy only after this: data, not positions, are looked at (E16, E29)."""
-    with contextlib.closing(world.connect(plan.cluster, master)) as source:
-        source.write_marker(plan.run)
-        target = source.executed()
-        wanted &= source.tables()  # what was dropped meanwhile is not missing
-    if not server.wait_applied(target, plan.policy.max_lag) or not server.marker_visible(plan.run):
-        raise TryAgainError(f"a row written on {master.id.short} does not appear on {heir.id.short}")
-    missing = wanted - server.tables()
-    if missing:
-        raise TryAgainError(f"{heir.id.short} lacks tables of the source: {', '.join(sorted(missing)[:5])}")
-    facts = server.facts()
-    if facts.server_id != heir.server_id:
-        raise TryAgainError(f"{heir.id.short} runs with server id {facts.server_id}, not {heir.server_id} (E14)")
-    if facts.openness is Openness.OPEN:
-        raise TryAgainError(f"{heir.id.short} accepts writes before it is master (E08)")
-    channel = facts.channels[0]
-    if channel.receiver is not ThreadState.RUNNING or channel.applier is not ThreadState.RUNNING:
-        raise TryAgainError(f"{heir.id.short} stopped replicating: {channel.receiver_error or channel.applier_error}")
-    return f"{heir.id.short}: marker row, {len(wanted)} tables, read-only, server id {facts.server_id}, replicating"
-
-
-def _until(world: World, ready: Callable[[], bool], within: timedelta, fault: str) -> None:
-    began = world.clock.monotonic_ns()
-    while not ready():
-        world.interrupt.check()
-        if _elapsed(world, began) > within:
-            raise TryAgainError(f"{fault} within {within}")
-        world.clock.sleep(_LOOK_EVERY)
-
-
-def _elapsed(world: World, began_ns: int) -> timedelta:
+def elapsed(world: World, began_ns: int) -> timedelta:
+    """Since a moment on the monotonic clock."""
     return timedelta(microseconds=(world.clock.monotonic_ns() - began_ns) / 1000)
 
 

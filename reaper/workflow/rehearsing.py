@@ -11,48 +11,24 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Protocol
 
 from reaper.domain.errors import OwnershipLostError, ReaperError, TryAgainError
-from reaper.domain.facts import Address, Instance, InstanceId, ServerFacts, ThreadState
-from reaper.domain.rehearsal import Account, Attempt, Obstacle, Pair, Rehearsed, Transport, Trial, told
+from reaper.domain.facts import Instance, InstanceId, ServerFacts, ThreadState
+from reaper.domain.rehearsal import Attempt, Obstacle, Pair, Rehearsed, Transport, Trial, told
 from reaper.planner.words import in_words
-from reaper.workflow.ports import Clock, Server
+from reaper.workflow.ports import Clock
+from reaper.workflow.server import Server
 
 _LOOK_EVERY = timedelta(milliseconds=20)
 _CLEAN_UP_WITHIN = timedelta(seconds=30)
 _TRY_AGAIN_AFTER = timedelta(seconds=1)
 
 
-class Understudy(Server, Protocol):
-    """A server that can rehearse."""
-
-    def rehearse(self, heir: Address, within: timedelta) -> Attempt:
-        """Replicate from `heir` over a channel of its own, with the account and TLS that `follow` would use.
-
-        The default channel's receiver is stopped meanwhile and runs again when this returns or raises. Nothing
-        is applied, no position changes, and the channel is gone afterwards with its relay logs. If the server
-        cannot be reached in the middle, or this process dies, `unrehearse` finds and ends what was begun.
-        """
-
-    def unrehearse(self) -> None:
-        """End a rehearsal that was cut down: forget its channel, start the receiver. Nothing if there is none.
-
-        A receiver that somebody else has stopped stays stopped.
-        """
-
-    def accounts(self, user: str) -> tuple[Account, ...] | None:
-        """The accounts of this user here; None: they may not be read."""
-
-    def transport_offered(self) -> Transport:
-        """TLS if this server offers it: a MariaDB channel that asks for TLS goes on in clear text where it does not."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Theatre:
     """What a rehearsal needs of the world."""
 
-    connect: Callable[[Instance], Understudy]
+    connect: Callable[[Instance], Server]
     clock: Clock
     check: Callable[[], None]  # called between two siblings; raises to abort
     within: timedelta  # for each wait: until the heir has applied, until connected, until the receiver is back
@@ -140,7 +116,7 @@ def _alone(theatre: Theatre, master: Instance, others: tuple[Instance, ...]) -> 
     )
 
 
-def _behind(theatre: Theatre, facts: ServerFacts, stage: Understudy) -> str | None:
+def _behind(theatre: Theatre, facts: ServerFacts, stage: Server) -> str | None:
     """None: the heir has applied what this sibling has, so that it can continue from there."""
     held = facts.executed | facts.channels[0].received
     if stage.wait_applied(held, theatre.within):
@@ -149,7 +125,7 @@ def _behind(theatre: Theatre, facts: ServerFacts, stage: Understudy) -> str | No
     return f"{stage.instance.short} did not apply within {waited} what this one holds. Rotate at a lower load"
 
 
-def _encrypted(attempt: Attempt, stage: Understudy) -> Attempt:
+def _encrypted(attempt: Attempt, stage: Server) -> Attempt:
     """The attempt, unless the heir offers no TLS and the channel went on without it."""
     if stage.transport_offered() is Transport.TLS:
         return attempt
@@ -175,7 +151,7 @@ def _clean_up(theatre: Theatre, sibling: Instance) -> None:
             return
 
 
-def _wait_until_back(theatre: Theatre, server: Understudy, sibling: InstanceId, before: ServerFacts) -> None:
+def _wait_until_back(theatre: Theatre, server: Server, sibling: InstanceId, before: ServerFacts) -> None:
     """Until the sibling receives again, and acknowledges if it did before. One that stopped is started once more."""
     deadline = theatre.clock.monotonic_ns() + int(theatre.within.total_seconds() * 1e9)
     helped = before.channels[0].applier is not ThreadState.RUNNING  # starting would start the applier too

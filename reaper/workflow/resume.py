@@ -13,10 +13,10 @@ from reaper.domain.verdict import RunState, RunVerdict
 from reaper.workflow.aftermath import GONE, Aftermath, present_master
 from reaper.workflow.cutover import open_again
 from reaper.workflow.forward import Forward
-from reaper.workflow.ports import World
 from reaper.workflow.prepare import Names, retire_by_token, victim_of
 from reaper.workflow.run import Timeline
 from reaper.workflow.steps import Unrecorded
+from reaper.workflow.world import World
 
 
 class Resumption:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import NoneType
 
+from reaper.domain.canary import Canary
 from reaper.domain.errors import (
     AbortedError,
     CallAPersonError,
@@ -19,16 +20,21 @@ from reaper.domain.errors import (
     RefusedError,
 )
 from reaper.domain.facts import Instance, InstanceState
+from reaper.domain.parity import Amiss, HandOver, Scheduler
 from reaper.domain.plan import Plan, Replacement, Role, StepName
 from reaper.domain.policy import FailoverBy, KillMode, Loss
+from reaper.domain.rehearsal import Rehearsed
 from reaper.domain.verdict import GuardVerdict, RunState, RunVerdict
+from reaper.domain.warmth import Baseline, Recovery, WarmthGate
 from reaper.planner.guards import Case, Moment, judge, refusals
+from reaper.planner.parity import to_hand_over
 from reaper.planner.shape import OtherShape, classify, living
 from reaper.workflow.aftermath import GONE, KEPT_FOR_A_PERSON, Aftermath, Outcome, wait_while_paused
 from reaper.workflow.claim import Claim
 from reaper.workflow.cutover import (
     Armed,
     Moments,
+    Succession,
     arm,
     check_still_master,
     cut_over,
@@ -38,13 +44,18 @@ from reaper.workflow.cutover import (
     quiet,
     undrain,
 )
-from reaper.workflow.evidence import client_costs
+from reaper.workflow.evidence import client_costs, recovery_faults
 from reaper.workflow.forward import Forward
 from reaper.workflow.observe import mark, observe, watch
-from reaper.workflow.ports import Probe, World
+from reaper.workflow.ports import Probe
 from reaper.workflow.prepare import Names, Undo, build_replacement, instance_of, victim_of
+from reaper.workflow.proving import Hands, prove, rehearse_failover, theatre_of
+from reaper.workflow.recovery import follow
+from reaper.workflow.rehearsing import take_back
 from reaper.workflow.run import Timeline
 from reaper.workflow.steps import Message, Op, Steps
+from reaper.workflow.warming import baseline, choose_canaries
+from reaper.workflow.world import World
 
 _LOOK_EVERY = timedelta(milliseconds=50)
 _PROBE_BEFORE = timedelta(seconds=1)  # writes on record before the kill
@@ -96,12 +107,21 @@ class Struck:
     stuck: str  # why it could not be finished; "" otherwise
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Normal:
+    """What canaries are followed after the kill, and how fast they were before it."""
+
+    canaries: tuple[Canary, ...]
+    before: Baseline
+
+
 @dataclass(kw_only=True)
 class _Ready:
     """Everything that the kill needs, in this process: never recorded, made again by the next one."""
 
     armed: Armed
     probe: Probe
+    normal: _Normal | None  # None: nobody fails over
 
 
 class Rotation:
@@ -154,9 +174,8 @@ class Rotation:
         self._claim.try_to_hold(passed.master)  # held again by a process that goes on
         heir = None
         if plan.replacement is Replacement.BEFORE:
-            heir = build_replacement(
-                self._world, plan, plan.snapshot_from, passed.master, self._timeline, self._undo, steps
-            )
+            heir = self._build(passed.master)
+        wanted = self._look_at_events(passed.master)
         self._ask_a_person(heir)
         table = self._names.probe_table
         self._undo.push("drop the probe's table", lambda: after.drop_probe_table(table))
@@ -165,6 +184,7 @@ class Rotation:
         try:
             struck = steps.run("cutover", Struck, lambda: self._cut_over(heir))
             self._world.interrupt.crossed()  # a replay comes here without having killed in this process
+            self._hand_over(wanted)
             return passed, struck
         except OwnershipLostError:
             raise
@@ -172,6 +192,56 @@ class Rotation:
             if self._ready is not None:
                 undrain(self._world, self._ready.armed)
             raise
+
+    def _build(self, master: Instance) -> Instance:
+        """A replacement that deserves to be master."""
+        world, plan, steps = self._world, self._plan, self._steps
+        hands = Hands(world=world, plan=plan, timeline=self._timeline, steps=steps)
+        launched = build_replacement(world, plan, plan.snapshot_from, master, self._timeline, self._undo, steps)
+        heir, proven = launched.heir, prove(hands, launched, master)
+        if self._fails_over:
+            siblings = steps.run("find the siblings", tuple[Instance, ...], lambda: self._siblings(heir))
+            self._undo.push("take the rehearsal back", lambda: take_back(theatre_of(world, plan), siblings))
+            rehearsed = steps.run(
+                "rehearse", tuple[Rehearsed, ...], lambda: rehearse_failover(hands, master, siblings, heir)
+            )
+            proven = replace(proven, rehearsed=rehearsed)
+        self._after.proven = proven
+        return heir
+
+    @property
+    def _fails_over(self) -> bool:
+        """The victim is a master, and reaper puts the heir in its place."""
+        return self._plan.role is Role.MASTER and self._plan.policy.failover is FailoverBy.REAPER
+
+    def _siblings(self, heir: Instance) -> tuple[Instance, ...]:
+        spared = (self._plan.victim, heir.id)
+        members = living(observe(self._world, self._plan.cluster))
+        return tuple(m.instance for m in members if m.instance.id not in spared)
+
+    # ---- what the master runs by schedule (E19)
+
+    def _look_at_events(self, master: Instance) -> HandOver:
+        """Read before its death: nobody can tell from its replicas."""
+        if not self._fails_over:
+            return HandOver(scheduler=Scheduler.OFF, events=())
+        return self._steps.run("look at the events", HandOver, lambda: self._events_of(master))
+
+    def _events_of(self, master: Instance) -> HandOver:
+        with contextlib.closing(self._world.connect(self._plan.cluster, master)) as server:
+            return to_hand_over(server.events())
+
+    def _hand_over(self, wanted: HandOver) -> None:
+        """The new master runs what the old one ran, once the siblings follow it."""
+        if self._fails_over and (wanted.events or wanted.scheduler is Scheduler.ON):
+            self._after.step("hand over the events", lambda: self._take_over(wanted))
+
+    def _take_over(self, wanted: HandOver) -> None:
+        names = ", ".join(event.full_name for event in wanted.events) or "the scheduler alone"
+        with self._timeline.step(StepName.HAND_OVER, names):
+            amiss: list[Amiss] = []
+            self._after.on_master(lambda server: amiss.extend(server.hand_over(wanted)))
+            self._after.faults += [f"after the promotion the event {one}" for one in amiss]
 
     def _give_up(self, error: ReaperError) -> None:
         """The kill has not happened: undo everything and say how it ended."""
@@ -291,13 +361,25 @@ class Rotation:
         probe = stage.enter_context(contextlib.closing(world.start_probe(plan, table)))
         with self._timeline.step(StepName.PROBE, "clients write through the endpoint"):
             world.clock.sleep(_PROBE_BEFORE)
+        normal = self._baseline(victim) if self._fails_over else None
         armed = stage.enter_context(
             arm(world, plan, victim, others, heir, lossless=self._lossless, own=self._steps.own)
         )
         self._pass_guards(Moment.KILL, heir)
         if plan.policy.mode is KillMode.DRAIN:
             drain(world, armed, self._timeline)
-        return _Ready(armed=armed, probe=probe)
+        return _Ready(armed=armed, probe=probe, normal=normal)
+
+    def _baseline(self, victim: Instance) -> _Normal:
+        """How fast the canaries are on the victim, so that one can tell when its heir is as fast."""
+        with self._world.side(self._plan.cluster, victim) as side:
+            chosen = choose_canaries(self._gate, side.canaries)
+            before = baseline(chosen, side.canaries, self._world.clock)
+        return _Normal(canaries=chosen.canaries, before=before)
+
+    @property
+    def _gate(self) -> WarmthGate:
+        return self._plan.policy.warm or WarmthGate()
 
     def _cut_over(self, heir: Instance | None) -> Struck:
         """Kill and fail over. A ReaperError is raised only while the victim lives."""
@@ -322,7 +404,7 @@ class Rotation:
             check_still_master(ready.armed)
         self._steps.own()
         self._ready = None  # from here on the victim is never opened again
-        return self._beyond_the_kill(lambda: self._under_the_probe(ready.armed, ready.probe))
+        return self._beyond_the_kill(lambda: self._under_the_probe(ready))
 
     def _must_write(self, ready: _Ready) -> None:
         """A probe that has ended, because its owner stood still for a while, would see no outage: nothing is killed."""
@@ -390,10 +472,10 @@ class Rotation:
         faults = self._after.collect(attempt)
         return Struck(outcome=outcome, master=self._after.master, faults=faults, stuck=stuck)
 
-    def _under_the_probe(self, armed: Armed, probe: Probe) -> Outcome:
+    def _under_the_probe(self, ready: _Ready) -> Outcome:
         """The first thing is the kill."""
-        world, plan = self._world, self._plan
-        if plan.role is Role.MASTER and plan.policy.failover is FailoverBy.REAPER:
+        world, plan, armed, probe = self._world, self._plan, ready.armed, ready.probe
+        if self._fails_over:
             with quiet(world, self._timeline):
                 succession = cut_over(world, armed, self._timeline)
                 self._after.master = succession.heir
@@ -402,9 +484,10 @@ class Rotation:
             if not back:
                 self._after.faults.append("writes were not acknowledged again after the failover")
             notes = (f"proof of death: {succession.proof}",)
+            recovery = self._follow(ready, succession)
             outcome = self._after.measure(probe, succession.heir, succession.moments, notes)
             self._after.attempt("forget the dead master", lambda: self._after.on_master(lambda s: s.forget_source()))
-            return outcome
+            return replace(outcome, recovery=recovery)
         with quiet(world, self._timeline):
             moments, proof = kill_only(world, armed, self._timeline)
         notes = (f"proof of death: {proof}",)
@@ -413,6 +496,32 @@ class Rotation:
         if not self._wait_for_writes(probe, moments.dead):
             self._after.faults.append("writes were not acknowledged again after the kill")
         return self._after.measure(probe, None, moments, notes)
+
+    def _follow(self, ready: _Ready, succession: Succession) -> Recovery | None:
+        """Canaries on the new master until they are as fast as they were on the old one (E25)."""
+        if ready.normal is None:
+            return None
+        normal, name = ready.normal, succession.heir.id.short
+
+        def watch() -> Recovery:
+            with (
+                self._timeline.step(StepName.NORMAL, f"canaries on {name}") as step,
+                self._world.side(self._plan.cluster, succession.heir) as side,
+            ):
+                found = follow(
+                    side.canaries,
+                    normal.canaries,
+                    normal.before,
+                    self._world.clock,
+                    killed_ns=succession.moments.kill,
+                    factor=self._gate.factor,
+                )
+                step.detail = found.words
+            return found
+
+        recovery = self._after.attempt("follow the canaries", watch)
+        self._after.faults += recovery_faults(recovery, self._plan.policy)
+        return recovery
 
     def _wait_for_writes(self, probe: Probe, after_ns: int) -> bool:
         within = self._plan.policy.failover_within

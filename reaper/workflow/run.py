@@ -7,7 +7,7 @@ from datetime import timedelta
 from reaper.domain.errors import ReaperError
 from reaper.domain.plan import Plan, StepName
 from reaper.domain.verdict import Event, EventKind
-from reaper.workflow.ports import World
+from reaper.workflow.world import World
 
 _AGAIN_AFTER = timedelta(seconds=1)
 

@@ -7,16 +7,15 @@ import itertools
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 from reaper.adapters.aws import lab
 from reaper.adapters.aws.ec2 import Ec2Fleet
 from reaper.adapters.aws.labbook import LabBook
-from reaper.adapters.checks.asker import Asker
 from reaper.adapters.clock import SystemClock
-from reaper.adapters.interrupt import SignalInterrupt
 from reaper.adapters.local.endpoint import EndpointConfig, LocalEndpoint, spawn
 from reaper.adapters.local.process import end, free_port, identify
 from reaper.adapters.mysql.connection import Connection
@@ -25,7 +24,8 @@ from reaper.adapters.mysql.server import SqlServer
 from reaper.domain.errors import ReaperError
 from reaper.domain.facts import Address, Instance
 from reaper.testing.fleet import MemoryFleet
-from reaper.workflow.ports import World
+from reaper.testing.world import world
+from reaper.workflow.world import World
 
 FINDER = "reaper.adapters.mysql.engines:find_engine"
 _numbers = itertools.count(1)
@@ -49,13 +49,9 @@ def connect_in(home: Path) -> lab.Connect:
     def connect(cluster: str, instance: Instance) -> SqlServer:
         del cluster
         connection = Connection(instance.address, book.logins.admin, tls=dialect.tls)
-        return SqlServer(instance.id, connection, dialect, book.logins.replication)
+        return SqlServer(instance, connection, dialect, book.logins.replication)
 
     return connect
-
-
-def _no_probe(*_arguments: object) -> object:
-    raise NotImplementedError("the contract needs no probe")
 
 
 @contextmanager
@@ -63,7 +59,6 @@ def ec2_world() -> Iterator[tuple[World, str]]:
     """The world of a fresh cluster of three, and the cluster's name. Nothing of it is left."""
     home, cluster = shared_lab(), f"contract-{next(_numbers)}"
     fleet, connect = Ec2Fleet(lab.settings_of(home)), connect_in(home)
-    other = MemoryFleet()  # for what a provider has no part in
     files = Path(tempfile.mkdtemp(prefix="reaper-door-"))
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, files, ignore_errors=True)
@@ -79,22 +74,14 @@ def ec2_world() -> Iterator[tuple[World, str]]:
         )
         process = identify(spawn(door))
         stack.callback(end, process, "the endpoint", polite_for=timedelta(0), within=timedelta(seconds=10))
-        yield (
-            World(
-                fleet=fleet,
-                connect=connect,
-                endpoint=lambda _cluster: LocalEndpoint(listen, door.control),
-                start_probe=_no_probe,  # type: ignore[arg-type]  # never called
-                past_ledger=_no_probe,  # type: ignore[arg-type]  # never called
-                checker=Asker(),
-                quiet=nullcontext,
-                paused=lambda: None,
-                clock=SystemClock(),
-                interrupt=SignalInterrupt(),
-                journal=other.journal,
-            ),
-            cluster,
+        real = replace(
+            world(MemoryFleet()),  # for what a provider has no part in
+            fleet=fleet,
+            connect=connect,
+            endpoint=lambda _cluster: LocalEndpoint(listen, door.control),
+            clock=SystemClock(),
         )
+        yield real, cluster
 
 
 def _remove(fleet: Ec2Fleet, cluster: str) -> None:

@@ -23,7 +23,8 @@ from reaper.planner.shape import MasterWithReplicas, classify
 from reaper.testing.fleet import MemoryFleet
 from reaper.testing.world import world
 from reaper.workflow.observe import observe
-from reaper.workflow.ports import Server, World
+from reaper.workflow.server import Server
+from reaper.workflow.world import World
 
 SNAP, HEIR, RUN = "contract-1-snap", "contract-1-heir", "contract-1"
 SOON = timedelta(seconds=60)

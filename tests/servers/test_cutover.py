@@ -46,9 +46,10 @@ from reaper.planner.guards import Moment, replication_faults
 from reaper.planner.shape import MasterWithReplicas, classify
 from reaper.planner.steps import Request, make_plan
 from reaper.workflow.observe import observe
-from reaper.workflow.ports import Journal, Trigger, World
+from reaper.workflow.ports import Journal, Trigger
 from reaper.workflow.rotation import Rotation
 from reaper.workflow.steps import Unrecorded
+from reaper.workflow.world import World
 
 ARMED = "SELECT @@global.rpl_semi_sync_master_enabled AS armed"
 MS = timedelta(milliseconds=1)

@@ -29,7 +29,7 @@ from reaper.domain.policy import Policy
 from reaper.planner.guards import Case, Moment
 from reaper.planner.steps import Request, make_plan
 from reaper.workflow.observe import observe
-from reaper.workflow.ports import World
+from reaper.workflow.world import World
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 CLUSTER = "lab"

@@ -15,8 +15,8 @@ from reaper.testing.people import Record
 from reaper.testing.picture import Picture
 from reaper.testing.steps import Diary
 from reaper.testing.world import world
-from reaper.workflow.ports import World
 from reaper.workflow.rotation import Rotation
+from reaper.workflow.world import World
 
 SECOND = timedelta(seconds=1)
 MS = timedelta(milliseconds=1)

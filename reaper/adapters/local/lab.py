@@ -17,7 +17,8 @@ from reaper.adapters.local.servers import Connect, boot, describe, running
 from reaper.domain.errors import ReaperError, TryAgainError, UsageError
 from reaper.domain.facts import Address, ThreadState
 from reaper.workflow.engine import Engine
-from reaper.workflow.ports import Clock, Server
+from reaper.workflow.ports import Clock
+from reaper.workflow.server import Server
 
 SCHEMAS = ("reaper", "app")  # reaper's own, and the one that `lab load` writes into
 _ODD_LETTERS = "#\\\"'`"

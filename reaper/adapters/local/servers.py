@@ -13,7 +13,7 @@ from reaper.adapters.logtail import log_tail
 from reaper.domain.errors import ServerGoneError, TryAgainError
 from reaper.domain.facts import Address, Instance, InstanceId, InstanceState
 from reaper.workflow.engine import Engine, Seat
-from reaper.workflow.ports import Server
+from reaper.workflow.server import Server
 
 PROVIDER = "local"
 Connect = Callable[[str, Instance], Server]

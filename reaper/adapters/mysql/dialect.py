@@ -9,7 +9,7 @@ from reaper.adapters.mysql.connection import READ_TIMEOUT_S, Ask, Row
 from reaper.domain.facts import Address, Flavour, Replication, SemiSync, ServerFacts, Session, ThreadState
 from reaper.domain.gtid import GtidSet
 from reaper.workflow.engine import Login
-from reaper.workflow.ports import Halted
+from reaper.workflow.server import Halted
 
 # How long a replica waits before it tries its source again, seconds.
 CONNECT_RETRY_S = 1

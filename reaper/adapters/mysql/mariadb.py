@@ -30,7 +30,7 @@ from reaper.domain.facts import (
 )
 from reaper.domain.gtid import GtidSet, MariadbGtidSet
 from reaper.workflow.engine import Login
-from reaper.workflow.ports import Halted
+from reaper.workflow.server import Halted
 
 _SETTINGS = (
     "server_id",

@@ -36,7 +36,7 @@ from reaper.domain.facts import (
 )
 from reaper.domain.gtid import GtidSet, MysqlGtidSet
 from reaper.workflow.engine import Login
-from reaper.workflow.ports import Halted
+from reaper.workflow.server import Halted
 
 # A replica keeps trying its source for a day, and hears from an idle one every two seconds; a source that
 # says nothing for replica_net_timeout is tried again. Both were accepted by 8.0.43.

@@ -1,20 +1,24 @@
 """The workflow's `Server` over a connection and a dialect."""
 
-import time
 from collections.abc import Iterable
 from datetime import timedelta
 
+from reaper.adapters.mysql import binlogs
+from reaper.adapters.mysql import rehearse as rehearsal
 from reaper.adapters.mysql.claim import claim
 from reaper.adapters.mysql.connection import Connection
 from reaper.adapters.mysql.dialect import Dialect, counters
-from reaper.domain.errors import ReadOnlyError, TryAgainError
-from reaper.domain.facts import Address, InstanceId, SemiSync, ServerFacts
+from reaper.adapters.mysql.event_handover import hand_over
+from reaper.adapters.mysql.inventory import inventory, read_events
+from reaper.adapters.mysql.pages import dump_pages
+from reaper.domain.errors import ReadOnlyError
+from reaper.domain.facts import Address, Instance, InstanceId, SemiSync, ServerFacts
 from reaper.domain.gtid import GtidSet
+from reaper.domain.parity import Amiss, Events, HandOver, Inventory
+from reaper.domain.rehearsal import Account, Attempt, Transport
 from reaper.workflow.engine import Login
-from reaper.workflow.ports import Halted
+from reaper.workflow.server import Halted
 
-_DUMP_WITHIN_S = 120.0  # eight bytes or so a page: seconds even for hundreds of GiB
-_LOOK_EVERY_S = 0.01
 _MARKER_LOCK_WAIT_S = 3
 
 SCHEMA = "reaper"  # everything of reaper's in a cluster lies in this schema
@@ -23,7 +27,7 @@ SCHEMA = "reaper"  # everything of reaper's in a cluster lies in this schema
 class SqlServer:
     """One warm connection to one server."""
 
-    def __init__(self, instance: InstanceId, connection: Connection, dialect: Dialect, replication: Login) -> None:
+    def __init__(self, instance: Instance, connection: Connection, dialect: Dialect, replication: Login) -> None:
         self._instance = instance
         self._connection = connection
         self._ask = connection.ask
@@ -33,7 +37,7 @@ class SqlServer:
     @property
     def instance(self) -> InstanceId:
         """Whom this connection leads to."""
-        return self._instance
+        return self._instance.id
 
     def facts(self) -> ServerFacts:
         """Everything the guards want to know."""
@@ -132,7 +136,7 @@ class SqlServer:
     def _must_be_open(self) -> None:
         """Reaper's own account may write on a read-only server, and must not (E08)."""
         if self._ask("SELECT @@global.read_only AS closed")[0]["closed"]:
-            raise ReadOnlyError(f"{self._instance} is read-only: it is not, or no longer, the master")
+            raise ReadOnlyError(f"{self._instance.id} is read-only: it is not, or no longer, the master")
 
     def tables(self) -> frozenset[str]:
         """Every table outside the system schemas and reaper's own."""
@@ -144,21 +148,8 @@ class SqlServer:
         return frozenset(str(r["name"]) for r in rows)
 
     def dump_pages(self) -> None:
-        """Write the whole page list (innodb_buffer_pool_dump_pct = 100, both flavours' manuals)."""
-        share = self._ask("SELECT @@global.innodb_buffer_pool_dump_pct AS share")[0]["share"]
-        self._ask("SET GLOBAL innodb_buffer_pool_dump_pct = 100")
-        try:
-            self._dump_now()
-        finally:
-            self._ask("SET GLOBAL innodb_buffer_pool_dump_pct = %s", share)
-
-    def _dump_now(self) -> None:
-        self._ask("SET GLOBAL innodb_buffer_pool_dump_now = ON")
-        deadline = time.monotonic() + _DUMP_WITHIN_S
-        while "ump completed" not in (said := self._pages("dump")):
-            if time.monotonic() > deadline:
-                raise TryAgainError(f"{self._instance} did not write its page list in {_DUMP_WITHIN_S:g} s: {said}")
-            time.sleep(_LOOK_EVERY_S)
+        """Write the whole page list."""
+        dump_pages(self._ask, self._instance)
 
     def pages_loaded(self) -> bool:
         """True if the load at startup has ended, or there was nothing to load."""
@@ -168,6 +159,58 @@ class SqlServer:
     def _pages(self, which: str) -> str:
         name = f"innodb_buffer_pool_{which}_status"
         return counters(self._ask, name).get(name, "")
+
+    # ---- before the kill
+
+    def inventory(self, key: bytes) -> Inventory:
+        """What a successor must have too."""
+        return inventory(self._ask, self._dialect.flavour, key)
+
+    def events(self) -> Events:
+        """What it runs by schedule."""
+        return read_events(self._ask)
+
+    def hand_over(self, wanted: HandOver) -> tuple[Amiss, ...]:
+        """Run on a new master what its predecessor ran by schedule."""
+        return hand_over(self._ask, wanted)
+
+    def rehearse(self, heir: Address, within: timedelta) -> Attempt:
+        """Replicate from `heir` for a moment."""
+        return rehearsal.rehearse(self._ask, self._rehearsal, heir, self._replication, within)
+
+    def unrehearse(self) -> None:
+        """End a rehearsal that was cut down."""
+        rehearsal.unrehearse(self._ask, self._rehearsal)
+
+    def accounts(self, user: str) -> tuple[Account, ...] | None:
+        """The accounts of this user here."""
+        return rehearsal.accounts(self._ask, user)
+
+    def transport_offered(self) -> Transport:
+        """TLS if this server offers it."""
+        return rehearsal.transport_offered(self._ask, self._rehearsal)
+
+    @property
+    def _rehearsal(self) -> rehearsal.Words:
+        return rehearsal.words_of(self._dialect.flavour)
+
+    # ---- binary logs
+
+    def binlog_expiry(self) -> str:
+        """The settings by which the server deletes its binary logs."""
+        return binlogs.read_expiry(self._ask)
+
+    def hold_binlogs(self, former: str) -> None:
+        """Let the server delete no binary log by itself."""
+        binlogs.hold_binlogs(self._ask, former)
+
+    def release_binlogs(self, former: str) -> None:
+        """Put back what `hold_binlogs` changed."""
+        binlogs.release_binlogs(self._ask, former)
+
+    def purged(self) -> GtidSet | None:
+        """Executed, and no longer in the binary logs."""
+        return binlogs.first_available(self._ask, self._dialect.flavour)
 
     def close(self) -> None:
         """Give the connection back."""

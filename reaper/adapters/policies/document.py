@@ -22,12 +22,24 @@ from reaper.adapters.policies.values import (
     Zone,
     one_of,
 )
+from reaper.domain.canary import refusal
 from reaper.domain.plan import Replacement
 from reaper.domain.policy import FailoverBy, KillMode, Waivable
 from reaper.domain.standing import Leash, Scope, SnapshotFrom, What
+from reaper.domain.warmth import Otherwise
 
 Percent = Annotated[float, Field(gt=0, le=100)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+def _canary(statement: str) -> str:
+    why = refusal(statement)
+    if why is not None:
+        raise ValueError(f"is no canary: {why}")
+    return statement
+
+
+Query = Annotated[Text, AfterValidator(_canary)]
 Tagged = Annotated[dict[Text, Text], Field(max_length=50)]
 
 
@@ -180,8 +192,8 @@ class ReplaceSection(Section):
     """master, replica, or any."""
     when: Annotated[Replacement, one_of(Replacement)] = Replacement.BEFORE
     """before the kill, after it (the unplanned death is rehearsed), or none."""
-    replicas: Annotated[int, Field(ge=1, le=15)] = 1
-    """Fresh copies that are built before the kill; the first is the heir."""
+    replicas: Annotated[int, Field(ge=1, le=1)] = 1
+    """Fresh copies that are built, the heir; more than one is not supported yet."""
     snapshot: SnapshotSection = SnapshotSection()
     """What it is copied from."""
 
@@ -193,6 +205,21 @@ class WarmSection(Section):
     """The heir's warmth over the victim's."""
     within: Span = Field(default="30m", validate_default=True)
     """Give up after this long."""
+    otherwise: Annotated[Otherwise, one_of(Otherwise)] = Otherwise.REFUSE
+    """What becomes of a heir that is not warm by then: refuse, or go and say so in the report."""
+    factor: Annotated[float, Field(ge=1, le=100)] = 2.0
+    """The heir's canary latency, at most so many times the victim's."""
+    canaries: Annotated[list[Query], Field(max_length=20)] = Field(default=[])
+    """Single SELECTs; left out: the top read digests of the victim, where its performance_schema keeps them."""
+
+
+class VerifySection(Section):
+    """How much of a replacement's data is compared before it counts as a copy."""
+
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Of every table, in chunks drawn at random; the report states the confidence."""
+    within: Span = Field(default="1h", validate_default=True)
+    """What is not compared by then refuses."""
 
 
 class KillSection(Section):
@@ -344,6 +371,7 @@ class Document(Section):
     calendar: CalendarSection = CalendarSection()
     due: DueSection = DueSection()
     replace: ReplaceSection = ReplaceSection()
+    verify: VerifySection = VerifySection()
     warm: WarmSection | None = None
     kill: KillSection = KillSection()
     failover: FailoverSection = FailoverSection()

@@ -21,6 +21,7 @@ from reaper.domain.standing import (
     Tags,
     What,
 )
+from reaper.domain.warmth import Otherwise
 from reaper.planner.words import in_words, listed
 
 
@@ -148,22 +149,37 @@ def _due(policy: StandingPolicy) -> Iterator[str]:
         yield f"At least {in_words(due.min_gap)} pass between two kills of a cluster."
 
 
+def _proved(policy: StandingPolicy) -> Iterator[str]:
+    replace, run, warm = policy.replace, policy.limits_of_run, policy.warm
+    if replace.snapshot_reuse_within is not None:
+        yield f"A tested snapshot that is not older than {in_words(replace.snapshot_reuse_within)} is used again."
+    if replace.snapshot_keep:
+        yield f"{replace.snapshot_keep} snapshots stay behind."
+    share = (
+        "All of its data are" if run.compare_share == 1 else f"{run.compare_share:.0%} of its data, drawn by lot, are"
+    )
+    yield f"{share} of its data are compared with the server that it was copied from, within {in_words(run.compare_within)}."
+    if warm is not None and replace.when is Replacement.BEFORE:
+        late = "the run is refused" if warm.otherwise is Otherwise.REFUSE else "the kill happens all the same"
+        yield (
+            f"{warm.gate:.0%} of the victim's hot pages have to be in the heir's memory, and its canary queries answer "
+            f"within {warm.factor:g} times the victim's time; if not within {in_words(warm.within)}, {late}."
+        )
+
+
 def _how(policy: StandingPolicy) -> Iterator[str]:
     replace, run = policy.replace, policy.limits_of_run
-    copies = "1 fresh copy is" if replace.replicas == 1 else f"{replace.replicas} fresh copies are"
     match replace.when:
         case Replacement.BEFORE:
-            yield f"{copies} built from a {replace.snapshot_from} before the kill; the first is the heir."
+            yield f"A fresh copy of a {replace.snapshot_from} is built before the kill; it is to be the heir."
         case Replacement.AFTER:
             yield "The death comes first; the replacement is built afterwards."
         case Replacement.NONE:
             yield "Nothing is built: the cluster ends one smaller."
         case _:
             assert_never(replace.when)
-    if policy.warm is not None:
-        yield (
-            f"The heir has to be {policy.warm.gate:.0%} as warm as the victim, within {in_words(policy.warm.within)}."
-        )
+    if replace.when is not Replacement.NONE:
+        yield from _proved(policy)
     yield {
         KillMode.CRASH: "The victim is crashed: no warning, no shut-down.",
         KillMode.TERMINATE: "The victim is terminated by its provider; its server may shut down cleanly.",

@@ -29,8 +29,8 @@ from reaper.domain.standing import (
     StandingPolicy,
     Tags,
     Target,
-    Warm,
 )
+from reaper.domain.warmth import WarmthGate
 from reaper.planner.walltime import last_moment_of, moment_of
 
 SHORTEST_BUDGET = timedelta(seconds=2)
@@ -47,7 +47,7 @@ def meaning_of(doc: form.Document, beside: Path) -> StandingPolicy:
         calendar=_calendar(doc, beside),
         due=_due(doc.due),
         replace=_replace(doc.replace),
-        warm=None if doc.warm is None else Warm(gate=doc.warm.gate, within=doc.warm.within),
+        warm=None if doc.warm is None else WarmthGate(**dict(doc.warm) | {"canaries": tuple(doc.warm.canaries)}),
         limits=_limits(doc.guards, doc.radius),
         budgets=Budgets(
             outage=_outage_budget(doc.failover),
@@ -200,6 +200,8 @@ def _limits_of_run(doc: form.Document) -> Policy:
         repoint_within=within.repoint,
         failover_within=doc.failover.within,
         quarantine=doc.retire.quarantine,
+        compare_share=doc.verify.share,
+        compare_within=doc.verify.within,
         probe_clients=doc.probe.clients,
         probe_rate=doc.probe.rate,
     )

@@ -10,6 +10,7 @@ from reaper.adapters.policies import tree
 from reaper.adapters.policies.document import Document
 from reaper.adapters.policies.findings import Finding, finding_of
 from reaper.adapters.policies.meaning import meaning_of
+from reaper.adapters.policies.sharing import Sharing
 from reaper.adapters.policies.values import nearest
 from reaper.domain.errors import UsageError
 from reaper.domain.plan import Replacement
@@ -96,6 +97,7 @@ def load(files: Iterable[Path], further: Further = nothing_further) -> Loaded:
     policies: list[tuple[str, StandingPolicy]] = []
     mistakes: list[Mistake] = []
     owners: dict[str, str] = {}
+    sharing = Sharing()
     for number, path in enumerate(files):
         if number == MOST_FILES:
             raise UsageError(f"there are more than {MOST_FILES} policy files: name those that are meant")
@@ -107,7 +109,7 @@ def load(files: Iterable[Path], further: Further = nothing_further) -> Loaded:
             mistakes.append(Mistake(file=str(path), line=1, column=1, field="name", what=what))
         else:
             owners[found.name] = str(path)
-            policies.append((str(path), found))
+            policies.append((str(path), sharing.shared(found)))
     return Loaded(policies=tuple(policies), mistakes=tuple(mistakes))
 
 
