@@ -9,6 +9,7 @@ from reaper import __version__
 from reaper.cli import daemon, history, orders, plan, rotations, trends
 from reaper.cli.lab import lab_app
 from reaper.cli.policies import policies_app
+from reaper.cli.snapshots import snapshots_app
 from reaper.domain.errors import ExitCode, OwnershipLostError, ReaperError
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ daemon.add_to(app)
 plan.add_to(app)
 trends.add_to(app)
 app.add_typer(policies_app, name="policies")
+app.add_typer(snapshots_app, name="snapshots")
 
 
 def run() -> None:

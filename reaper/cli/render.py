@@ -1,5 +1,6 @@
 """Domain values as a person reads them."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from rich.console import Group, RenderableType
@@ -8,6 +9,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from reaper.adapters.store.journal import RunRecord
+from reaper.cli.curve import recovery_line
 from reaper.domain.facts import (
     ClusterView,
     InstanceState,
@@ -263,10 +265,35 @@ def verdict_panel(plan: Plan, verdict: RunVerdict) -> RenderableType:
     table.add_row("copies", f"{verdict.copies_before} before, {verdict.copies_after} after")
     if verdict.heir:
         table.add_row("heir", words(verdict.heir))
+    for name, text in _evidence(verdict):
+        table.add_row(name, words(text))
     for note in verdict.notes:
         table.add_row("note", words(note))
     lines.append(table)
     return Group(*lines)
+
+
+def _evidence(verdict: RunVerdict) -> Iterator[tuple[str, str]]:
+    """What the replacement showed, and what its victim left."""
+    proven, recovery, forensics = verdict.proven, verdict.recovery, verdict.forensics
+    if proven is not None:
+        origin = f"{proven.snapshot}, {short(proven.snapshot_age)} old, restored in {short(proven.restore_took)}"
+        yield "replacement", f"from {origin}{'; used again' if proven.reused else ''}"
+        data = proven.comparison
+        equal = f"{data.rows} rows in {data.tables} tables equal at {data.position or 'the beginning'}"
+        skipped = f"; {len(data.skipped)} tables not compared" if data.skipped else ""
+        yield "data", f"{equal} ({data.confidence}){skipped}"
+        yield "parity", proven.parity.reason
+        if proven.warmth is not None:
+            yield "warmth", proven.warmth.words
+        if proven.rehearsed:
+            yield "rehearsal", f"{len(proven.rehearsed)} replicas could replicate from the heir before the kill"
+    if recovery is not None:
+        yield "normal", recovery.words
+        if line := recovery_line(recovery, _BAR_WIDTH):
+            yield "", f"{line}  latency since the kill, on a scale of doublings"
+    if forensics is not None:
+        yield "victim's tail", forensics.summary
 
 
 def interruption(record: RunRecord) -> str:

@@ -264,7 +264,7 @@ class Aftermath:
                 raise TryAgainError("there is no master to replicate from")
             source = self._steps.run("choose the source", InstanceId, lambda: self._source_beside(master))
             launched = build_replacement(world, plan, source, master, self._timeline, undo, self._steps)
-            hands = Hands(world=world, plan=plan, timeline=self._timeline, steps=self._steps)
+            hands = Hands(world=world, plan=plan, timeline=self._timeline, steps=self._steps, undo=undo)
             self.proven = prove(hands, launched, master)
         except ReaperError as error:
             self.faults += [*undo.run(), f"could not restore the cluster's size: {error}"]

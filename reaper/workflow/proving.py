@@ -22,7 +22,7 @@ from reaper.domain.warmth import Warmth, WarmthGate
 from reaper.planner.parity import compare as compare_inventories
 from reaper.planner.parity import judge_parity
 from reaper.workflow.pools import Pace
-from reaper.workflow.prepare import Launched, elapsed, victim_of, within_the_time_to_build
+from reaper.workflow.prepare import Launched, Undo, elapsed, victim_of, within_the_time_to_build
 from reaper.workflow.rehearsing import Theatre, rehearse, take_back
 from reaper.workflow.run import Timeline
 from reaper.workflow.server import Server
@@ -43,6 +43,7 @@ class Hands:
     plan: Plan
     timeline: Timeline
     steps: Steps
+    undo: Undo
 
 
 def prove(hands: Hands, launched: Launched, master: Instance) -> Proven:
@@ -50,6 +51,7 @@ def prove(hands: Hands, launched: Launched, master: Instance) -> Proven:
     trial = _Trial(hands, launched, master)
     steps = hands.steps
     steps.run("restart", NoneType, trial.restart)
+    hands.undo.push(f"let replication on {launched.source.id.short} go on", trial.release_source)
     comparison = steps.run("compare", Comparison, trial.compare)
     parity = steps.run("parity", GuardVerdict, trial.parity)
     warmth = trial.warm()
@@ -105,10 +107,6 @@ class _Trial:
         policy, source = self._plan.policy, self._launched.source
         sample = Sample(within=policy.compare_within, share=policy.compare_share, seed=self._seed)
         self._check()
-        for instance in (self._heir, source):  # a process that died may have left an applier stopped
-            if instance.id != self._master.id:
-                with self._connect(instance) as server:
-                    server.resume_replication()
         what = f"{self._heir.id.short} with {source.id.short}"
         with self._timeline.step(StepName.COMPARE, what) as outcome:
             found = self._world.comparer.compare(
@@ -123,6 +121,11 @@ class _Trial:
     def _seed(self) -> int:
         """Of the sample: another one for each run, the same one for a repeated step."""
         return sum(self._plan.run.encode())
+
+    def release_source(self) -> None:
+        """A comparison that was killed may have left the replica that it compared with standing."""
+        if self._launched.source.id != self._master.id:
+            self._world.comparer.release(self._plan.cluster, self._launched.source)
 
     def _refuse_data(self, found: Comparison) -> None:
         lines = tuple(map(str, (*found.differences, *found.skipped)))

@@ -8,12 +8,14 @@ import contextlib
 
 from reaper.domain.errors import CallAPersonError, ReaperError, TryAgainError
 from reaper.domain.facts import Instance, InstanceState
-from reaper.domain.plan import Plan, Replacement
+from reaper.domain.plan import Plan, Replacement, Role
 from reaper.domain.verdict import RunState, RunVerdict
 from reaper.workflow.aftermath import GONE, Aftermath, present_master
 from reaper.workflow.cutover import open_again
 from reaper.workflow.forward import Forward
-from reaper.workflow.prepare import Names, retire_by_token, victim_of
+from reaper.workflow.prepare import Names, forget_snapshot, retire_by_token, victim_of
+from reaper.workflow.proving import theatre_of
+from reaper.workflow.rehearsing import take_back
 from reaper.workflow.run import Timeline
 from reaper.workflow.steps import Unrecorded
 from reaper.workflow.world import World
@@ -58,9 +60,10 @@ class Resumption:
         if victim.state is not InstanceState.RUNNING:
             raise CallAPersonError(f"{victim.id} is {victim.state}: whether it was killed cannot be told; look at it")
         after.attempt("open the drained master", lambda: open_again(world, plan, victim))
+        after.attempt("take the rehearsal back", self._take_back)
         after.attempt("let the copied replica go on", self._resume_source)
         self._remove_replacement()
-        after.attempt("forget the snapshot", lambda: world.fleet.forget(self._names.snapshot))
+        after.attempt("forget the snapshot", lambda: forget_snapshot(world, self._names.snapshot))
         after.master = after.attempt("find the master", lambda: present_master(world, plan))
         if after.master is None:
             after.faults.append(
@@ -73,6 +76,15 @@ class Resumption:
             message = "; ".join(after.faults)
             world.journal.end(plan.run, RunState.STUCK, None, message)
             raise CallAPersonError(f"{plan.run} died before the kill and could not be undone: {message}")
+
+    def _take_back(self) -> None:
+        """A rehearsal, or a comparison, that was cut down half-way left a replica standing."""
+        world, plan = self._world, self._plan
+        running = [m for m in world.fleet.members(plan.cluster) if m.state is InstanceState.RUNNING]
+        take_back(theatre_of(world, plan), tuple(running))
+        for member in running:
+            if member.id != plan.victim or plan.role is Role.REPLICA:
+                world.comparer.release(plan.cluster, member)
 
     def _resume_source(self) -> None:
         """A cold copy that was cut down half-way left its source stopped, or not replicating."""
@@ -94,6 +106,6 @@ class Resumption:
         plan, after = self._plan, self._after
         if plan.replacement is Replacement.AFTER:
             self._remove_replacement()  # half-built, perhaps: it is built again from the beginning
-            self._world.fleet.forget(self._names.snapshot)
+            forget_snapshot(self._world, self._names.snapshot)
         outcome = Forward(self._world, plan, self._timeline, after, self._steps.own).go_on(victim)
         return after.retire(outcome, plan.size)

@@ -196,7 +196,7 @@ class Rotation:
     def _build(self, master: Instance) -> Instance:
         """A replacement that deserves to be master."""
         world, plan, steps = self._world, self._plan, self._steps
-        hands = Hands(world=world, plan=plan, timeline=self._timeline, steps=steps)
+        hands = Hands(world=world, plan=plan, timeline=self._timeline, steps=steps, undo=self._undo)
         launched = build_replacement(world, plan, plan.snapshot_from, master, self._timeline, self._undo, steps)
         heir, proven = launched.heir, prove(hands, launched, master)
         if self._fails_over:

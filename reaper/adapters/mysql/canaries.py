@@ -75,7 +75,7 @@ class SqlCanaries:
             return f"no canaries: no sampled SELECT is harmless for certain ({why})"
         return (
             "no canaries: performance_schema keeps no literals on the victim (its consumers "
-            f"{' and '.join(_HISTORIES)} are off or empty); name some in the policy"
+            f"events_statements_current, {' and '.join(_HISTORIES)} are off, or empty); name some in the policy"
         )
 
     def _digests(self) -> list[Row]:

@@ -34,6 +34,24 @@ _ADMIN_GRANTS = (
     "GRANT ALL ON reaper.* TO {account}",
 )
 
+# performance_schema remembers what clients read, with their literals: canary queries come from it. Sized for a lab,
+# since it takes its memory at the start: 47 MiB instead of 107 (SHOW ENGINE PERFORMANCE_SCHEMA STATUS, 10.11).
+_STATEMENT_SAMPLES = {
+    "performance-schema": "ON",
+    "performance-schema-consumer-events-statements-current": "ON",
+    "performance-schema-consumer-events-statements-history-long": "ON",
+    "performance-schema-events-statements-history-long-size": 1000,
+    "performance-schema-events-statements-history-size": 0,
+    "performance-schema-digests-size": 500,
+    "performance-schema-max-thread-instances": 330,
+    "performance-schema-max-table-instances": 500,
+    "performance-schema-max-table-handles": 1000,
+    "performance-schema-max-file-instances": 1000,
+    "performance-schema-accounts-size": 0,
+    "performance-schema-hosts-size": 0,
+    "performance-schema-users-size": 0,
+}
+
 
 class MariadbEngine:
     """mariadbd and the tools beside it."""
@@ -113,6 +131,7 @@ class MariadbEngine:
                 "rpl-semi-sync-master-wait-point": "AFTER_SYNC",
                 "rpl-semi-sync-master-timeout": SEMI_SYNC_TIMEOUT_MS,
                 "rpl-semi-sync-slave-enabled": "ON",
+                **_STATEMENT_SAMPLES,
             },
         )
 

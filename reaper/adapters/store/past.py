@@ -137,7 +137,7 @@ def _past_run(row: sa.Row[Any]) -> PastRun:
         state=RunState(row.state),
         outage=verdict.outage if verdict else None,
         lost=len(verdict.ledger.lost) if verdict and verdict.ledger else None,
-        time_to_normal=None,  # no verdict has it yet
+        time_to_normal=verdict.recovery.time_to_normal if verdict and verdict.recovery else None,
         ended=datetime.fromisoformat(row.ended),
         message=message or ("; ".join(verdict.faults) if verdict else ""),
         began=datetime.fromisoformat(row.began),
