@@ -179,7 +179,6 @@ class ServerFacts:
     semi_sync: SemiSync
     activity: Activity | None  # None: could not be read
     uptime: timedelta
-    parity: tuple[tuple[str, str], ...] = ()  # (name, value) of settings that must agree (E18)
 
 
 @dataclass(frozen=True, kw_only=True)

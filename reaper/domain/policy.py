@@ -34,8 +34,7 @@ class Loss(StrEnum):
 class Waivable(StrEnum):
     """The guards whose findings a person may accept. What the other guards find can lose data or split a cluster."""
 
-    SETTINGS = "settings"  # differences between the members; what replication needs is not waived
-    PARITY = "parity"  # differences between the inventories of a master and those that may follow it
+    PARITY = "parity"  # what the members differ in; what replication needs is not waived
     ACTIVITY = "activity"
     DISK = "disk"
 

@@ -84,7 +84,6 @@ class FakeServer:
                 semi_sync=_semi_sync(m),
                 activity=m.knobs.activity,
                 uptime=timedelta(microseconds=(self._clock.monotonic_ns() - m.booted_ns) // 1000),
-                parity=m.knobs.parity,
             )
 
     def executed(self) -> GtidSet:

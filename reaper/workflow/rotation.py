@@ -5,6 +5,7 @@ forward: what goes wrong is collected as a fault, and a run that cannot finish c
 """
 
 import contextlib
+import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from reaper.domain.errors import (
     ReaperError,
     RefusedError,
 )
-from reaper.domain.facts import Instance, InstanceState
+from reaper.domain.facts import ClusterView, Instance, InstanceState
 from reaper.domain.parity import Amiss, HandOver, Scheduler
 from reaper.domain.plan import Plan, Replacement, Role, StepName
 from reaper.domain.policy import FailoverBy, KillMode, Loss
@@ -27,7 +28,7 @@ from reaper.domain.rehearsal import Rehearsed
 from reaper.domain.verdict import GuardVerdict, RunState, RunVerdict
 from reaper.domain.warmth import Baseline, Recovery, WarmthGate
 from reaper.planner.guards import Case, Moment, judge, refusals
-from reaper.planner.parity import to_hand_over
+from reaper.planner.parity import compare, judge_parity, to_hand_over
 from reaper.planner.shape import OtherShape, classify, living
 from reaper.workflow.aftermath import GONE, KEPT_FOR_A_PERSON, Aftermath, Outcome, wait_while_paused
 from reaper.workflow.claim import Claim
@@ -76,7 +77,22 @@ def examine(world: World, plan: Plan, moment: Moment, heir: Instance | None) -> 
         copies_hot=world.fleet.copies_hot(plan.cluster),
         heir=heir.id if heir else None,
     )
-    return case, judge(case) + _ask_others(world, plan)
+    parity = (_judge_parity(world, plan, view),) if moment is Moment.PLAN else ()  # the heir's was judged when built
+    return case, judge(case) + parity + _ask_others(world, plan)
+
+
+def _judge_parity(world: World, plan: Plan, view: ClusterView) -> GuardVerdict:
+    """Who may follow the master has what it has (E18, E19): read one after the other, in few statements each."""
+    shape = classify(view)
+    if isinstance(shape, OtherShape):
+        return judge_parity((), plan.policy.waivers, world.clock.now())
+    key, found = secrets.token_bytes(32), {}
+    for member in (shape.master, *(r for r in shape.replicas if r.instance.id != plan.victim)):
+        with contextlib.closing(world.connect(plan.cluster, member.instance)) as server:
+            found[member.instance.id.short] = server.inventory(key)
+    master = shape.master.instance.id.short
+    compared = compare(master, found.pop(master), found)
+    return judge_parity(compared, plan.policy.waivers, world.clock.now())
 
 
 def _ask_others(world: World, plan: Plan) -> tuple[GuardVerdict, ...]:

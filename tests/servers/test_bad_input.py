@@ -491,7 +491,7 @@ UNFIT = [
     ),
     pytest.param(_backup_stage_on_the_source, ["backup or global lock on n2"], id="a backup on the source (E10)"),
     pytest.param(_misrouted_endpoint, ["endpoint"], id="an endpoint that leads elsewhere (E22)"),
-    pytest.param(_other_settings, ["settings", "sql_mode", "ANSI", "n3"], id="another sql_mode (E18)"),
+    pytest.param(_other_settings, ["parity", "sql_mode", "ANSI", "n3"], id="another sql_mode (E18)"),
     pytest.param(_not_strict, ["settings: n3 does not enforce GTID order"], id="GTID order not enforced (E20)"),
 ]
 

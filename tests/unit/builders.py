@@ -129,7 +129,6 @@ def facts(name: str, **changes: object) -> ServerFacts:
         semi_sync=semi_sync(),
         activity=activity(),
         uptime=timedelta(hours=5),
-        parity=(("version", "10.11"),),
     )
     return replace(base, **changes)  # type: ignore[arg-type]
 

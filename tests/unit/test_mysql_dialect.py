@@ -259,7 +259,6 @@ def test_a_server_without_any_variable_or_plugin_does_not_crash_facts() -> None:
     facts = MysqlDialect().facts(ask)
     assert (facts.server_id, facts.server_uuid, facts.openness) == (0, None, Openness.OPEN)
     assert not any((facts.binlog, facts.binlog_of_replicated, facts.binlog_row_format, facts.gtid_strict))
-    assert ("semi-sync source plugin", "missing") in facts.parity
     assert not facts.semi_sync.source_enabled
 
 
@@ -839,7 +838,8 @@ def literals(tree: ast.AST) -> Iterator[str]:
 
 def test_sql_of_one_flavour_stays_in_its_adapter() -> None:
     root = Path(reaper.__file__).parent
-    files = [p for p in root.rglob("*.py") if root / "adapters" / "mysql" not in p.parents]
+    variables = root / "domain" / "variables.py"  # which differences matter: names of both flavours, and no statement
+    files = [p for p in root.rglob("*.py") if root / "adapters" / "mysql" not in p.parents and p != variables]
     assert len(files) > 10
     found = [
         f"{path.relative_to(root)}: {text!r}"

@@ -40,12 +40,12 @@ from reaper.domain.parity import (
 from reaper.domain.policy import Waivable, Waiver
 from reaper.domain.variables import WATCHED
 from reaper.domain.verdict import Ruling
-from reaper.planner.parity import compare, differences, events_to_hand_over, judge_parity, not_handed_over
+from reaper.planner.parity import compare, differences, judge_parity, not_handed_over, to_hand_over
 from reaper.testing.inventories import disabled_by_replication, handed_over, simulated
 
 BLOCKS, NOTES = Severity.BLOCKS, Severity.NOTES
 ENABLED, DISABLED, ASLEEP = EventStatus.ENABLED, EventStatus.DISABLED, EventStatus.DISABLED_ON_REPLICA
-PARITY = cast(Waivable, "parity")
+PARITY = Waivable.PARITY
 TODAY, YESTERDAY = NOON.date(), date(2026, 3, 1)
 
 
@@ -454,13 +454,8 @@ def test_the_guard(pairs: tuple[Compared, ...], waivers: tuple[Waiver, ...], rul
 
 
 def test_what_was_enabled_on_the_victim_is_handed_over_with_the_scheduler() -> None:
-    victim = server(events=events(event("a"), event("b", status=DISABLED), event("c", status=ASLEEP)))
-    assert events_to_hand_over(victim) == HandOver(scheduler=Scheduler.ON, events=(event("a"),))
-
-
-def test_events_that_could_not_be_read_are_not_taken_for_none() -> None:
-    """I10: an empty hand-over would mean that nothing ran."""
-    assert events_to_hand_over(server(events=Unread(why="denied"))) == Unread(why="denied")
+    victim = events(event("a"), event("b", status=DISABLED), event("c", status=ASLEEP))
+    assert to_hand_over(victim) == HandOver(scheduler=Scheduler.ON, events=(event("a"),))
 
 
 HANDED = [

@@ -104,7 +104,7 @@ guards:
     - {kind: script, name: ask, command: [/usr/bin/ask, now], within: 2s}
 radius: {fleet: {percent: 5}, zone: {count: 1}}
 budgets: {time_to_normal: 5m, failures_in_a_row: 2}
-waivers: [{guard: settings, difference: sql_mode, owner: ada, expires: 2026-03-02, reason: migration}]
+waivers: [{guard: parity, difference: sql_mode, owner: ada, expires: 2026-03-02, reason: migration}]
 approval: {by: [ada, bob], within: 10m}
 announce: {to: ops, before: 30m}
 schedule: {cron: "0 3 * * *", timezone: UTC}
@@ -376,7 +376,7 @@ def test_an_explanation_says_what_the_policy_does() -> None:
 
 def test_an_explanation_shouts_what_is_dangerous() -> None:
     text = GOOD.replace("leash: on ", "leash: off").replace("semi_sync: required", "semi_sync: loss-accepted")
-    text += "waivers: [{guard: settings, owner: ada, expires: 2026-01-01, reason: migration}]\n"
+    text += "waivers: [{guard: parity, owner: ada, expires: 2026-01-01, reason: migration}]\n"
     said = " ".join(s.says for s in explain(policy_in(text), NOW))
     assert "Armed: it kills." in said
     assert "LOSS IS ACCEPTED" in said

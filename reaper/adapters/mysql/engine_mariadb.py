@@ -30,13 +30,13 @@ _LOG_COPY_INTERVAL_MS = 100
 _ADMIN_GRANTS = (
     "GRANT SUPER, RELOAD, PROCESS, SHUTDOWN, REPLICATION CLIENT, REPLICATION SLAVE, REPLICATION SLAVE ADMIN,"
     " REPLICATION MASTER ADMIN, SLAVE MONITOR, BINLOG MONITOR, BINLOG ADMIN, CONNECTION ADMIN, READ ONLY ADMIN,"
-    " LOCK TABLES, SELECT, TRIGGER, SHOW VIEW, EVENT ON *.* TO {account}",
+    " SET USER, LOCK TABLES, SELECT, TRIGGER, SHOW VIEW, EVENT ON *.* TO {account}",
     "GRANT ALL ON reaper.* TO {account}",
 )
 
 # performance_schema remembers what clients read, with their literals: canary queries come from it. Sized for a lab,
 # since it takes its memory at the start: 47 MiB instead of 107 (SHOW ENGINE PERFORMANCE_SCHEMA STATUS, 10.11).
-_STATEMENT_SAMPLES = {
+_STATEMENT_SAMPLES: dict[str, str | int | Path | None] = {
     "performance-schema": "ON",
     "performance-schema-consumer-events-statements-current": "ON",
     "performance-schema-consumer-events-statements-history-long": "ON",

@@ -36,7 +36,7 @@ _OLDEST = (8, 0, 26)
 # CONNECTION_ADMIN lets it into a server that is full (E23). It would also let it write on one that is
 # read-only: the lab's replicas are super-read-only, on which nobody writes (E08).
 _ADMIN_GRANTS = (
-    "GRANT SELECT, TRIGGER, EVENT, RELOAD, PROCESS, SHUTDOWN, REPLICATION CLIENT, REPLICATION SLAVE"
+    "GRANT SELECT, SHOW VIEW, TRIGGER, EVENT, RELOAD, PROCESS, SHUTDOWN, REPLICATION CLIENT, REPLICATION SLAVE"
     " ON *.* TO {account}",
     "GRANT REPLICATION_SLAVE_ADMIN, SYSTEM_VARIABLES_ADMIN, CONNECTION_ADMIN, BACKUP_ADMIN ON *.* TO {account}",
     "GRANT ALL ON reaper.* TO {account}",

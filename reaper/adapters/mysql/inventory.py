@@ -16,7 +16,7 @@ from typing import TypeVar, assert_never
 from reaper.adapters.mysql.connection import READ_TIMEOUT_S, Ask, Row
 from reaper.adapters.mysql.dialect import settings
 from reaper.adapters.mysql.inventory_sql import MARIADB, MYSQL, SKIPPED, TABLES, VIEWS, Words
-from reaper.domain.errors import ServerError, ServerGoneError, StatementTimeoutError
+from reaper.domain.errors import AccessDeniedError, ServerError, ServerGoneError, StatementTimeoutError
 from reaper.domain.facts import Flavour
 from reaper.domain.parity import (
     Account,
@@ -122,7 +122,8 @@ def _set(ask: Ask, values: dict[str, object]) -> None:
 
 
 def read_events(ask: Ask) -> Events:
-    """Every event and the scheduler's state. Without the privilege EVENT the list is empty: check that first."""
+    """Every event and the scheduler's state. AccessDeniedError: the account may not see all events."""
+    _need(_privileges(ask), "EVENT")  # without it the list is empty, not refused
     rows = ask(
         "SELECT event_schema AS s, event_name AS n, definer, status, character_set_client AS client,"
         " collation_connection AS collation_, SHA2(CONCAT_WS(',', QUOTE(time_zone), QUOTE(event_definition),"
@@ -147,6 +148,23 @@ def read_events(ask: Ask) -> Events:
     return Events(scheduler=Scheduler(state), events=tuple(sorted(found, key=lambda e: e.full_name)))
 
 
+def _privileges(ask: Ask) -> frozenset[str]:
+    """Held everywhere and by the account itself: with less, some tables show a part and do not say so."""
+    user, _, host = str(ask("SELECT CURRENT_USER() AS me")[0]["me"]).rpartition("@")
+    rows = ask(
+        "SELECT privilege_type AS p FROM information_schema.user_privileges WHERE grantee = %s", f"'{user}'@'{host}'"
+    )
+    return frozenset(str(r["p"]).upper() for r in rows)
+
+
+def _need(held: frozenset[str], *privileges: str) -> None:
+    missing = [p for p in privileges if p not in held]
+    if missing:
+        raise AccessDeniedError(
+            f"what this account sees may not be all: GRANT {', '.join(missing)} ON *.* to it, not by a role"
+        )
+
+
 class _Reader:
     """One server being read."""
 
@@ -155,7 +173,7 @@ class _Reader:
         self._words = words
         self._key = key
         self._deadline = time.monotonic() + INVENTORY_WITHIN_S
-        self._privileges = self._own_privileges()
+        self._privileges = _privileges(ask)
 
     def part(self, read: Callable[[], T]) -> T | Unread:
         """A part of the inventory, or why there is none."""
@@ -165,22 +183,6 @@ class _Reader:
             raise
         except ServerError as error:
             return Unread(why=str(error))
-
-    def _own_privileges(self) -> frozenset[str]:
-        """Held everywhere and by the account itself: with less, some tables show a part and do not say so."""
-        user, _, host = str(self._ask("SELECT CURRENT_USER() AS me")[0]["me"]).rpartition("@")
-        rows = self._ask(
-            "SELECT privilege_type AS p FROM information_schema.user_privileges WHERE grantee = %s",
-            f"'{user}'@'{host}'",
-        )
-        return frozenset(str(r["p"]).upper() for r in rows)
-
-    def _need(self, *privileges: str) -> None:
-        missing = [p for p in privileges if p not in self._privileges]
-        if missing:
-            raise ServerError(
-                f"what this account sees may not be all: GRANT {', '.join(missing)} ON *.* to it, not by a role"
-            )
 
     def _rows(self, sql: str) -> list[Row]:
         """The answer to a statement that either saw everything or raises."""
@@ -212,7 +214,7 @@ class _Reader:
 
     def accounts(self) -> Accounts:
         """Users and roles with all that is granted to them."""
-        self._need("SELECT")
+        _need(self._privileges, "SELECT")
         granted: dict[str, list[object]] = defaultdict(list)
         secret: dict[str, list[object]] = defaultdict(list)
         for table in self._words.grant_tables:
@@ -234,7 +236,6 @@ class _Reader:
 
     def events(self) -> Events:
         """Every event and the scheduler's state."""
-        self._need("EVENT")
         return read_events(self._ask)
 
     def timezones(self) -> Items:
@@ -261,7 +262,7 @@ class _Reader:
 
     def schemas(self) -> Schemas:
         """A digest of each object's definition and one of each schema's, from a handful of statements."""
-        self._need("SELECT", "SHOW VIEW", "TRIGGER")
+        _need(self._privileges, "SELECT", "SHOW VIEW", "TRIGGER")
         options = {str(r["n"]): str(r["d"]) for r in self._rows(self._words.schemata)}
         parts: dict[tuple[str, Kind, str], list[str]] = defaultdict(list)
         views = set()

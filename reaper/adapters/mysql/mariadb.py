@@ -40,16 +40,6 @@ _SETTINGS = (
     "log_slave_updates",
     "binlog_format",
 )
-# Settings in which a master and its heir must agree, or clients and replication notice (E18).
-_PARITY = (
-    "character_set_server",
-    "collation_server",
-    "innodb_page_size",
-    "innodb_strict_mode",
-    "lower_case_table_names",
-    "sql_mode",
-    "time_zone",
-)
 _SEMI_SYNC = (
     "rpl_semi_sync_master_enabled",
     "rpl_semi_sync_master_timeout",
@@ -89,10 +79,9 @@ class MariadbDialect:
 
     def facts(self, ask: Ask) -> ServerFacts:
         """Everything the guards want to know."""
-        values = settings(ask, (*_SETTINGS, *_PARITY))
+        values = settings(ask, _SETTINGS)
         channels = tuple(self._channel(row) for row in ask("SHOW ALL SLAVES STATUS"))
         version = str(ask("SELECT VERSION() AS v")[0]["v"])
-        parity = [("version", ".".join(version.split(".")[:2])), *((n, values.get(n, "?")) for n in _PARITY)]
         return ServerFacts(
             flavour=self.flavour,
             version=version,
@@ -109,7 +98,6 @@ class MariadbDialect:
             semi_sync=self.semi_sync(ask),
             activity=self._activity(ask),
             uptime=timedelta(seconds=int(counters(ask, "Uptime")["uptime"])),
-            parity=tuple(parity),
         )
 
     def _channel(self, row: Row) -> Replication:

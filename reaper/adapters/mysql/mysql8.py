@@ -57,16 +57,6 @@ _SETTINGS = (
     "log_slave_updates",  # its name before 8.0.26
     "binlog_format",
 )
-# Settings in which a master and its heir must agree, or clients and replication notice (E18).
-_PARITY = (
-    "character_set_server",
-    "collation_server",
-    "innodb_page_size",
-    "innodb_strict_mode",
-    "lower_case_table_names",
-    "sql_mode",
-    "time_zone",
-)
 _ENABLED = "rpl_semi_sync_source_enabled"
 _FILTERS = (
     "Replicate_Do_DB",
@@ -131,15 +121,10 @@ class MysqlDialect:
 
     def facts(self, ask: Ask) -> ServerFacts:
         """Everything the guards want to know; a variable that the server does not have counts against it."""
-        values = settings(ask, (*_SETTINGS, *_PARITY))
+        values = settings(ask, _SETTINGS)
         # SHOW VARIABLES cuts long values (its page in the manual; VARCHAR(1024) in global_variables).
         own = ask("SELECT @@global.gtid_executed AS executed, @@global.gtid_purged AS purged, VERSION() AS version")[0]
         semi_sync = _semi_sync_names(ask("SHOW GLOBAL VARIABLES LIKE 'rpl_semi_sync%'"))
-        parity = [
-            ("version", ".".join(own["version"].split(".")[:2])),
-            *((name, values.get(name, "?")) for name in _PARITY),
-            ("semi-sync source plugin", "loaded" if _ENABLED in semi_sync else "missing"),
-        ]
         logs_replicated = values.get("log_replica_updates", values.get("log_slave_updates"))
         return ServerFacts(
             flavour=self.flavour,
@@ -157,7 +142,6 @@ class MysqlDialect:
             semi_sync=_semi_sync(semi_sync, counters(ask, "Rpl_semi_sync%")),
             activity=self._activity(ask),
             uptime=timedelta(seconds=int(counters(ask, "Uptime").get("uptime", 0))),
-            parity=tuple(parity),
         )
 
     def _channels(self, ask: Ask) -> tuple[Replication, ...]:

@@ -155,10 +155,9 @@ def _proved(policy: StandingPolicy) -> Iterator[str]:
         yield f"A tested snapshot that is not older than {in_words(replace.snapshot_reuse_within)} is used again."
     if replace.snapshot_keep:
         yield f"{replace.snapshot_keep} snapshots stay behind."
-    share = (
-        "All of its data are" if run.compare_share == 1 else f"{run.compare_share:.0%} of its data, drawn by lot, are"
-    )
-    yield f"{share} of its data are compared with the server that it was copied from, within {in_words(run.compare_within)}."
+    share = "All" if run.compare_share == 1 else f"{run.compare_share:.0%}, drawn by lot,"
+    within = in_words(run.compare_within)
+    yield f"{share} of its data are compared with those of the server that it was copied from, within {within}."
     if warm is not None and replace.when is Replacement.BEFORE:
         late = "the run is refused" if warm.otherwise is Otherwise.REFUSE else "the kill happens all the same"
         yield (
