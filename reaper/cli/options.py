@@ -38,6 +38,23 @@ ProbeRate = Annotated[
     float, typer.Option(min=1, max=5000, help="Writes per second of the probe, all clients together.")
 ]
 
+VerifyShare = Annotated[
+    float,
+    typer.Option(min=0.001, max=1, help="Of the replacement's data, how much is compared; drawn at random below 1."),
+]
+Warm = Annotated[
+    float | None,
+    typer.Option(min=0.01, max=1, help="The heir has to hold this share of the victim's hot pages in memory."),
+]
+WarmWithin = Annotated[
+    timedelta, typer.Option(parser=span, metavar="DURATION", help="With --warm: refuse if it is not warm by then.")
+]
+ReuseSnapshot = Annotated[
+    timedelta | None,
+    typer.Option(parser=span, metavar="DURATION", help="Use an earlier snapshot that is not older than this."),
+]
+KeepSnapshots = Annotated[int, typer.Option(min=0, max=1000, help="Snapshots that stay behind, as tested backups.")]
+
 Run = Annotated[str, typer.Argument(help="A run's name, or its beginning.")]
 Who = Annotated[str | None, typer.Option(help="In whose name; you@this-machine if left out.")]
 

@@ -12,6 +12,7 @@ from reaper.cli.options import (
     Approval,
     Budget,
     DryRun,
+    KeepSnapshots,
     MaxLag,
     MinCopies,
     Mode,
@@ -19,12 +20,17 @@ from reaper.cli.options import (
     ProbeClients,
     ProbeRate,
     Quarantine,
+    ReuseSnapshot,
     Run,
+    VerifyShare,
+    Warm,
+    WarmWithin,
     output_of,
 )
 from reaper.cli.parse import span
 from reaper.domain.errors import RefusedError, UsageError
 from reaper.domain.policy import FailoverBy, KillMode, Loss, Policy
+from reaper.domain.warmth import WarmthGate
 from reaper.planner.draw import RoleChoice
 
 if TYPE_CHECKING:
@@ -53,6 +59,11 @@ def rotate(
     max_lag: MaxLag = "5s",  # type: ignore[assignment]
     probe_clients: ProbeClients = 3,
     probe_rate: ProbeRate = 150,
+    verify_share: VerifyShare = 1.0,
+    warm: Warm = None,
+    warm_within: WarmWithin = "30m",  # type: ignore[assignment]
+    reuse_snapshot: ReuseSnapshot = None,
+    keep_snapshots: KeepSnapshots = 0,
     output: OutputChoice = "table",
 ) -> None:
     """Replace a cluster's master: build an heir, kill the master, fail over, prove the cost, retire it."""
@@ -72,6 +83,10 @@ def rotate(
         max_lag=max_lag,
         probe_clients=probe_clients,
         probe_rate=probe_rate,
+        compare_share=verify_share,
+        warm=None if warm is None else WarmthGate(gate=warm, within=warm_within),
+        snapshot_reuse_within=reuse_snapshot,
+        snapshot_keep=keep_snapshots,
     )
     here, wanted = site(), output_of(output)
     if dry_run or queue:

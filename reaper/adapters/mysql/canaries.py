@@ -101,7 +101,9 @@ class SqlCanaries:
                 f" ORDER BY TIMER_START DESC LIMIT {_DIGESTS * _VARIANTS}"
             )
             for row in self._ask(bounded(self._flavour, listing, _SAMPLE_WITHIN), *found):
-                found[str(row["digest"])].append(str(row["text"]))
+                # Its rows are overwritten while they are read: one may pass the filter and be another one by then.
+                if str(row["digest"]) in found:
+                    found[str(row["digest"])].append(str(row["text"]))
         for row in digests:
             if row["text"]:
                 found[str(row["digest"])].append(str(row["text"]))
