@@ -15,6 +15,7 @@ from reaper.domain.facts import InstanceId
 from reaper.domain.groups import (
     Chosen,
     Draining,
+    GroupMember,
     GroupPlan,
     GroupVerdict,
     GroupView,
@@ -177,7 +178,7 @@ class GroupRotation:
             if gone:
                 return Start(gone=gone)
             verdicts = judge_group(GroupCase(view=view, victim=victim, policy=self._policy))
-            refused[:] = [v for v in verdicts if v.ruling is Ruling.REFUSE]
+            refused[:] = [v for v in verdicts if not _goes(v)]
             if refused and self._final(refused):
                 raise self._refusal(victim, refused)
             if refused:
@@ -192,9 +193,7 @@ class GroupRotation:
         if start is None:
             if refused:
                 raise self._refusal(victim, refused)
-            raise TryAgainError(
-                f"{self._plan.group} could not be looked at within {in_words(self._policy.settle_within)}"
-            )
+            raise self._unseen()
         return start
 
     @staticmethod
@@ -215,8 +214,7 @@ class GroupRotation:
         def out(view: GroupView) -> bool | None:
             self._world.interrupt.check()
             member = view.member(victim)
-            held = [r for r in member.registrations if r.state is not TargetState.UNUSED] if member else []
-            return None if held else True
+            return None if member is not None and _held(member) else True
 
         if self._look_until(out, self._policy.drain_within) is None:
             raise TryAgainError(
@@ -224,27 +222,14 @@ class GroupRotation:
                 "connections open, or give it more `drain_within`"
             )
         took = self._since(began)
-        if took:
+        if took:  # at once: a repetition
             self._say("drain", f"{victim.short} is out of its target groups after {in_words(took)}")
         return took
 
     def _terminate(self, number: str, victim: InstanceId) -> None:
         """Look for this run's own earlier kill, judge on fresh facts, kill."""
-        if self._look_until(lambda view: _gone(view, victim) is not None, self._policy.settle_within):
+        if self._or_undrain(victim, self._judge_again, victim):
             return
-
-        def kill() -> None:
-            if self._policy.draining is Draining.REAPER:
-                self._drain(victim)  # again: a process that died may have put it back
-            view = self._world.groups.view(self._plan.group)
-            case = GroupCase(view=view, victim=victim, policy=self._policy)
-            refused = [v for v in judge_group(case) if v.ruling is Ruling.REFUSE]
-            if refused:
-                raise self._refusal(victim, refused)
-            self._world.interrupt.check()
-            self._steps.own()
-
-        self._or_undrain(victim, kill)
         self._say("terminate", f"{number} {victim.short}")
         try:
             self._world.groups.terminate(self._plan.group, victim)
@@ -253,6 +238,35 @@ class GroupRotation:
             if not self._look_until(lambda view: _gone(view, victim) and True, self._policy.undo_within):
                 self._put_back(victim)
                 raise
+
+    def _judge_again(self, victim: InstanceId) -> str:
+        """The last look before the kill. Not "": why there is nothing to kill. RefusedError: a guard says no."""
+        view = self._must_look()
+        gone = _gone(view, victim)
+        if gone:
+            return gone
+        member = view.member(victim)
+        if self._policy.draining is Draining.REAPER and member is not None and _held(member):
+            self._drain(victim)  # again: the process that had drained it put it back and died
+            view = self._must_look()
+        refused = [v for v in judge_group(GroupCase(view=view, victim=victim, policy=self._policy)) if not _goes(v)]
+        if refused:
+            raise self._refusal(victim, refused)
+        self._world.interrupt.check()
+        self._steps.own()
+        return ""
+
+    def _must_look(self) -> GroupView:
+        view = self._look_until(lambda seen: seen, self._policy.settle_within)
+        if view is None:
+            raise self._unseen()
+        return view
+
+    def _unseen(self) -> TryAgainError:
+        within = in_words(self._policy.settle_within)
+        return TryAgainError(
+            f"{self._plan.group} could not be looked at within {within}: see what its provider says, try again"
+        )
 
     def _await_successor(self, number: str, victim: InstanceId, start: Start) -> Arrival:
         """Wait until the victim is gone and as many serve as before, or as many as are wanted by now."""
@@ -360,6 +374,15 @@ def give_back(world: GroupWorld, plan: GroupPlan) -> None:
     for victim in plan.victims:
         if plan.policy.draining is Draining.REAPER and not _gone(view, victim.id):
             world.groups.undrain(plan.group, victim.id)
+
+
+def _goes(verdict: GuardVerdict) -> bool:
+    return verdict.ruling is Ruling.GO
+
+
+def _held(member: GroupMember) -> bool:
+    """True if a target group still has it, be it on its way out."""
+    return any(r.state is not TargetState.UNUSED for r in member.registrations)
 
 
 def _gone(view: GroupView, victim: InstanceId) -> str | None:

@@ -77,8 +77,7 @@ def examine(world: World, plan: Plan, moment: Moment, heir: Instance | None) -> 
         copies_hot=world.fleet.copies_hot(plan.cluster),
         heir=heir.id if heir else None,
     )
-    parity = (_judge_parity(world, plan, view),) if moment is Moment.PLAN else ()  # the heir's was judged when built
-    return case, judge(case) + parity + _ask_others(world, plan)
+    return case, judge(case) + _ask_others(world, plan, view, moment)
 
 
 def _judge_parity(world: World, plan: Plan, view: ClusterView) -> GuardVerdict:
@@ -95,13 +94,14 @@ def _judge_parity(world: World, plan: Plan, view: ClusterView) -> GuardVerdict:
     return judge_parity(compared, plan.policy.waivers, world.clock.now())
 
 
-def _ask_others(world: World, plan: Plan) -> tuple[GuardVerdict, ...]:
-    """The external checks of the policy, all at the same time."""
+def _ask_others(world: World, plan: Plan, view: ClusterView, moment: Moment) -> tuple[GuardVerdict, ...]:
+    """What is not judged of the case alone: the members' parity; the external checks, all at the same time."""
     checks = plan.policy.checks
+    parity = (_judge_parity(world, plan, view),) if moment is Moment.PLAN else ()  # the heir's was judged when built
     if not checks:
-        return ()
+        return parity
     with ThreadPoolExecutor(max_workers=len(checks)) as pool:
-        return tuple(pool.map(lambda check: world.checker.ask(check, plan), checks))
+        return (*parity, *pool.map(lambda check: world.checker.ask(check, plan), checks))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +153,7 @@ class Rotation:
         self._after = Aftermath(world, plan, self._timeline, steps)
         self._claim = Claim(world, plan)
         self._case: Case | None = None  # as the first guards saw it, if it was in this process
+        self._others: tuple[GuardVerdict, ...] = ()  # what was asked elsewhere then
         self._lossless = plan.policy.loss is Loss.FORBIDDEN
         self._stage = contextlib.ExitStack()
         self._ready: _Ready | None = None
@@ -282,7 +283,7 @@ class Rotation:
         """Reads only: nothing is written before every guard has let it pass."""
         case, verdicts = examine(self._world, self._plan, Moment.PLAN, None)
         self._must_go(verdicts)
-        self._case = case
+        self._case, self._others = case, verdicts[len(judge(case)) :]
         shape = classify(case.view)
         if isinstance(shape, OtherShape):
             raise RefusedError(f"shape: {shape.name}: {shape.why}")
@@ -296,17 +297,18 @@ class Rotation:
         if self._case is None:
             self._pass_guards(Moment.PLAN, None)
         else:
-            self._judge_marked(self._case)
+            self._judge_marked(self._case, self._others)
 
     def _pass_guards(self, moment: Moment, heir: Instance | None) -> None:
         case, verdicts = examine(self._world, self._plan, moment, heir)
         self._must_go(verdicts)
-        self._judge_marked(case)
+        self._judge_marked(case, verdicts[len(judge(case)) :])
 
-    def _judge_marked(self, case: Case) -> None:
+    def _judge_marked(self, case: Case, others: tuple[GuardVerdict, ...]) -> None:
+        """The guards again with a row that was written and looked for. `others`: what was asked elsewhere."""
         world, plan = self._world, self._plan
         marker = mark(world, case.view, plan.policy, plan.run)
-        verdicts = judge(replace(case, soak=replace(case.soak, marker=marker)))
+        verdicts = judge(replace(case, soak=replace(case.soak, marker=marker))) + others
         self._must_go(verdicts)
         world.journal.guards(plan.run, verdicts)
         world.interrupt.check()
