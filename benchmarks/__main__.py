@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pymysql
 
-from benchmarks import cutover, durability, prepare, start
+from benchmarks import cutover, durability, idle, observe, planning, prepare, start
 from benchmarks.table import Exit, Result, show
 from benchmarks.workshop import guarded
 from reaper.domain.errors import ReaperError
@@ -19,11 +19,16 @@ def _main() -> Exit:
     parser.add_argument("--rounds", type=int, default=3, help="prepare: builds of each kind (3)")
     parser.add_argument("--runs", type=int, default=10, help="start: of each command (10)")
     parser.add_argument("--rotations", type=int, default=8, help="durability: with a store, and without one (8)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="idle: how long the daemon is watched (60)")
+    parser.add_argument("--clusters", type=int, default=100, help="observe: looked at at once (100)")
     options = parser.parse_args()
     benchmarks: dict[str, Callable[[], Result]] = {
         "start": lambda: start.measure(runs=max(1, options.runs)),
         "cutover": lambda: cutover.measure(kills=max(1, options.kills)),
         "durability": lambda: durability.measure(rotations=max(1, options.rotations)),
+        "planning": lambda: planning.measure(planning.SIZES),
+        "idle": lambda: idle.measure(policies=idle.POLICIES, seconds=max(1.0, options.seconds)),
+        "observe": lambda: observe.measure(clusters=max(2, options.clusters), labs=observe.LABS),
         "prepare": lambda: prepare.measure(mib=max(1, options.mib), rounds=max(1, options.rounds)),
     }
     results = []

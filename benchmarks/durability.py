@@ -52,9 +52,9 @@ from reaper.planner.steps import Request, make_plan
 from reaper.testing.fleet import MemoryFleet
 from reaper.testing.world import world as simulated
 from reaper.workflow.observe import observe
-from reaper.workflow.ports import World
 from reaper.workflow.rotation import Rotation
 from reaper.workflow.steps import Json, Message, Steps, Unrecorded
+from reaper.workflow.world import World
 
 T = TypeVar("T")
 

@@ -28,7 +28,7 @@ from reaper.domain.snapshots import Keeping
 from reaper.domain.verdict import Event, GuardVerdict, RunState, RunVerdict
 from reaper.planner.shape import MasterWithReplicas, classify
 from reaper.workflow.observe import observe
-from reaper.workflow.ports import Server
+from reaper.workflow.server import Server
 
 LAB = "bench"
 COMMAND = Path(sys.executable).with_name("reaper")

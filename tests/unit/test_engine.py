@@ -91,7 +91,7 @@ class Bench:
 
     def _loop(self, limits: Limits, stop: threading.Event) -> None:
         while not stop.wait(0.05):
-            self.engine._look_after(limits)
+            self.engine._look_after(lambda: limits)
 
 
 @pytest.fixture(scope="module")
@@ -395,7 +395,7 @@ def test_a_run_whose_process_died_between_its_admission_and_its_first_step_is_be
         ask(tx, ticket)
         admit(tx, ticket.run, "gone-1", "v1")
     assert bench.seen(ticket.run).alive is False
-    bench.engine._look_after(NO_LIMITS)
+    bench.engine._look_after(lambda: NO_LIMITS)
     toy.until(lambda: bench.work.ended(ticket.run), "it to be begun")
     assert value(bench, ticket) == 3
 
@@ -404,12 +404,12 @@ def test_a_broken_run_is_tried_again_by_a_worker_after_a_while_and_not_at_once(b
     ticket = bench.ticket(Twice(lambda steps: steps.run("observe", int, lambda: 3)))
     with pytest.raises(CallAPersonError):
         bench.run(ticket)
-    bench.engine._look_after(NO_LIMITS)
+    bench.engine._look_after(lambda: NO_LIMITS)
     assert bench.seen(ticket.run).executor is None
     with bench.database.write() as tx:
         before = (datetime.now(UTC) - AGAIN).isoformat()
         tx.do("update reaper_runs set broken_at = :before where run = :run", before=before, run=ticket.run)
-    bench.engine._look_after(NO_LIMITS)
+    bench.engine._look_after(lambda: NO_LIMITS)
     toy.until(lambda: bench.work.ended(ticket.run), "it to be tried again")
     assert value(bench, ticket) == 3
 
@@ -610,7 +610,7 @@ def test_the_lever_stops_what_is_new_in_every_process_that_shares_the_store(benc
         with pytest.raises(RefusedError, match=r"ann paused new runs .* the network is being changed"):
             bench.run(direct)
         bench.work.submit(queued)
-        bench.engine._look_after(NO_LIMITS)
+        bench.engine._look_after(lambda: NO_LIMITS)
         assert bench.seen(queued.run).admitted is None
     finally:
         bench.work.unpause("ann")
@@ -661,7 +661,7 @@ def test_a_run_of_another_version_is_listed_not_claimed_and_ended_without_replay
     with process(do="run", where=str(bench.where), version="v0", **plan) as child:
         child.wait(timeout=toy.PATIENCE)
     done = toy.lines(book)
-    bench.engine._look_after(NO_LIMITS)
+    bench.engine._look_after(lambda: NO_LIMITS)
     seen = bench.seen(ticket.run)
     assert (seen.version, seen.alive) == ("v0", False)
     with pytest.raises(RefusedError, match="begun by reaper v0 and this is v1"):

@@ -9,9 +9,9 @@ from functools import lru_cache
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, available_timezones
 
-import holidays
 from pydantic import BeforeValidator, PlainValidator, StringConstraints, WithJsonSchema
 
+from reaper.adapters.nations import subdivisions_of
 from reaper.domain.almanac import HolidayRegion, WeekWindow, parse_windows
 from reaper.domain.cron import Cron
 
@@ -127,11 +127,11 @@ def _region(value: Any) -> HolidayRegion:
         country, subdivision = _text(value["country"], "country"), value.get("subdivision")
     else:
         country, _, subdivision = _text(value, "country").partition("-")
-    known = holidays.list_supported_countries()
-    if country not in known:
+    parts = subdivisions_of(country)
+    if parts is None:
         raise ValueError(f"the holidays of {shown(country)} are not known: write an ISO country such as JP, DE or US")
-    if subdivision and subdivision not in known[country]:
-        among = ", ".join(known[country][:60]) or "none"
+    if subdivision and subdivision not in parts:
+        among = ", ".join(parts[:60]) or "none"
         raise ValueError(f"{country} has no subdivision {shown(subdivision)} with holidays of its own: it has {among}")
     return HolidayRegion(country=country, subdivision=subdivision or None)
 

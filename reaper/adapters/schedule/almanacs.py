@@ -1,19 +1,21 @@
-"""Look up what a calendar needs: public holidays by country, and the freezes in iCalendar files."""
+"""Look up what a calendar needs: public holidays by country, and the freezes in iCalendar files.
+
+The libraries for both are imported when a calendar needs them: together they are 8 MB.
+"""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
-
-import holidays
-import icalendar
-import recurring_ical_events  # type: ignore[import-untyped]  # ships no types
 
 from reaper.domain.almanac import Almanac, Calendar, Freeze, HolidayRegion
 from reaper.domain.errors import UsageError
 from reaper.planner.walltime import last_moment_of, moment_of
+
+if TYPE_CHECKING:
+    import icalendar
 
 Almanacs = Callable[[datetime], Almanac]
 
@@ -47,11 +49,12 @@ def almanacs_of(calendar: Calendar) -> Almanacs:
 @lru_cache(maxsize=256)
 def _holidays(region: HolidayRegion, year: int) -> tuple[tuple[date, str], ...]:
     """The public holidays of a year and of the next one, so that a moment late in December sees January's."""
+    from reaper.adapters.nations import holidays_of
+
     try:
-        found = holidays.country_holidays(region.country, subdiv=region.subdivision, years=[year, year + 1])
+        return holidays_of(region.country, region.subdivision, [year, year + 1])
     except NotImplementedError:
         raise UsageError(f"the holidays of {region} are not known: name an ISO country and its subdivision") from None
-    return tuple(sorted(found.items()))
 
 
 def freezes_in(file: Path, zone: str, at: datetime) -> tuple[Freeze, ...]:
@@ -72,6 +75,8 @@ def freezes_in(file: Path, zone: str, at: datetime) -> tuple[Freeze, ...]:
 
 @lru_cache(maxsize=64)
 def _expand(file: Path, zone: str, day: date, version: tuple[int, int]) -> tuple[Freeze, ...]:  # noqa: ARG001 - a key
+    import recurring_ical_events  # type: ignore[import-untyped]  # ships no types
+
     events = _parse(file)
     start = datetime.combine(day, time(), UTC)
     try:
@@ -82,7 +87,9 @@ def _expand(file: Path, zone: str, day: date, version: tuple[int, int]) -> tuple
     return tuple(sorted(filter(None, (_freeze(e, clocks) for e in found)), key=lambda f: (f.begins, f.ends, f.reason)))
 
 
-def _parse(file: Path) -> icalendar.Component:
+def _parse(file: Path) -> "icalendar.Component":
+    import icalendar
+
     try:
         found = icalendar.Calendar.from_ical(file.read_bytes())
     except OSError as error:
@@ -104,7 +111,7 @@ def _parse(file: Path) -> icalendar.Component:
     return found
 
 
-def _refuse_what_is_no_freeze(event: icalendar.Component, file: Path) -> None:
+def _refuse_what_is_no_freeze(event: "icalendar.Component", file: Path) -> None:
     name = str(event.get("SUMMARY", "an event without a summary"))
     if "DTSTART" not in event:
         raise UsageError(f"{file}: {name} has no beginning (DTSTART)")
@@ -117,7 +124,7 @@ def _refuse_what_is_no_freeze(event: icalendar.Component, file: Path) -> None:
             raise UsageError(f"{file}: {name} is repeated within the day, which no freeze is")
 
 
-def _freeze(event: icalendar.Component, zone: ZoneInfo) -> Freeze | None:
+def _freeze(event: "icalendar.Component", zone: ZoneInfo) -> Freeze | None:
     if str(event.get("STATUS", "")).upper() == "CANCELLED":
         return None
     begins, ends = event.decoded("DTSTART"), event.decoded("DTEND")

@@ -9,7 +9,8 @@ import concurrent.futures
 import json
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -39,6 +40,7 @@ from reaper.workflow.steps import Json
 _log = logging.getLogger("reaper.store")
 
 POLL = timedelta(seconds=0.5)  # how often a worker looks for the dead and for the queue
+SWEEP = timedelta(seconds=10)  # and, while no run is open, for what the dead have left
 AGAIN = timedelta(seconds=60)  # a broken run is tried again by a worker after this
 GRACE = timedelta(seconds=30)  # what a worker that is told to stop leaves its runs: a cutover takes seconds
 CLOSING = timedelta(seconds=2)  # and after that, to leave the effect they are in
@@ -71,6 +73,7 @@ class Engine(AbstractContextManager["Engine"]):
         self._lock = threading.RLock()  # a run is the store's and in `_running` at one moment, for our own threads
         self._running: dict[str, _Execution] = {}
         self._taken: set[str] = set()
+        self._sweeps_at = 0.0  # on the monotonic clock
         self._library: Library
         self._lease: Lease
         self._post: Post
@@ -87,7 +90,6 @@ class Engine(AbstractContextManager["Engine"]):
             self._library = Library(
                 self._database.library_url, self.executor, self._version, lambda run: self._follower.follow(run)
             )
-            self._library.launch()
         except BaseException:
             self._lease.release()
             raise
@@ -112,6 +114,7 @@ class Engine(AbstractContextManager["Engine"]):
         RefusedError: what is in the way. A run that has ended is not done again.
         """
         sweep(self._database)
+        self._library.launch()
         with self._lock:
             with self._database.write() as tx:
                 known = admission.find(tx, ticket.run)
@@ -142,6 +145,7 @@ class Engine(AbstractContextManager["Engine"]):
                     f"{run} was begun by reaper {row.version} and this is {self._version}, which would not do the same"
                     f" steps: run `reaper resume {run}` with {row.version}, or let this version end it without replay"
                 )
+            self._library.launch()
             with self._database.write() as tx:
                 claim = admission.claim(tx, run, row.executor, self.executor)
             if claim is None:
@@ -153,6 +157,7 @@ class Engine(AbstractContextManager["Engine"]):
         """Make a run this process's own without going on with it, to end it by `finish`. Errors as of `resume`."""
         with self._lock:
             row = self._unowned(run)
+            self._library.launch()
             with self._database.write() as tx:
                 claim = admission.claim(tx, run, row.executor, self.executor)
             if claim is None:
@@ -188,41 +193,51 @@ class Engine(AbstractContextManager["Engine"]):
         """
         while not until.is_set():
             try:
-                self._look_after(limits())
+                self._look_after(limits)
             except TryAgainError as error:
                 _log.warning("%s looks again in a moment: %s", self.executor, error)
             until.wait(POLL.total_seconds())
         self._post.drain()
         self._wait_for_all(grace)
 
-    def _look_after(self, limits: Limits) -> None:
+    def _look_after(self, limits: Callable[[], Limits]) -> None:
+        """One look at the store. It costs one statement as long as no run is open."""
         with self._lock:
-            for row in self._orphans():
+            with self._database.read() as tx:
+                rows = tx.rows(
+                    "select run, executor, version, admitted, broken_at from reaper_runs where ended is null"
+                    " order by place"
+                )
+            if rows or self._sweeps_at < time.monotonic():
+                sweep(self._database)
+                self._sweeps_at = time.monotonic() + SWEEP.total_seconds()
+            orphans = self._orphans(row for row in rows if row.admitted is not None and row.version == self._version)
+            if orphans:
+                self._library.launch()
+            for row in orphans:
                 with self._database.write() as tx:
                     claim = admission.claim(tx, row.run, row.executor, self.executor)
                 if claim is not None:
                     _log.warning("%s takes %s over from %s", self.executor, row.run, row.executor or "nobody")
                     self._begin(row.run, claim)
-            sweep(self._database)
-            with self._database.read() as tx:
-                waiting = bool(admission.admissible(tx, limits))
-            if not waiting:
-                return
-            with self._database.write() as tx:
-                chosen = admission.admissible(tx, limits)
-                for run in chosen:
-                    admission.admit(tx, run, self.executor, self._version)
-            for run in chosen:
-                self._begin(run, None)
+            if any(row.admitted is None for row in rows):
+                self._begin_queued(limits())
 
-    def _orphans(self) -> list[sa.Row[Any]]:
-        """Open runs of this version that nobody follows."""
+    def _begin_queued(self, limits: Limits) -> None:
         with self._database.read() as tx:
-            rows = tx.rows(
-                "select run, executor, broken_at from reaper_runs where admitted is not null and ended is null"
-                " and version = :version order by place",
-                version=self._version,
-            )
+            if not admission.admissible(tx, limits):
+                return
+        self._library.launch()
+        with self._database.write() as tx:
+            chosen = admission.admissible(tx, limits)
+            for run in chosen:
+                admission.admit(tx, run, self.executor, self._version)
+        for run in chosen:
+            self._begin(run, None)
+
+    def _orphans(self, rows: Iterable[sa.Row[Any]]) -> list[sa.Row[Any]]:
+        """Those of the admitted runs that nobody follows."""
+        rows = list(rows)
         alive = living(self._database, (row.executor for row in rows if row.executor))
         before = datetime.now(UTC) - AGAIN
         orphans = []

@@ -1,19 +1,23 @@
 """Everything that is taken from dbos, public and private, in one place.
 
-dbos is imported when a `Library` is made, never before: who only asks or tells needs no dbos. It is
-pinned to one minor version, because of PRIVATE; a test checks that list against what is installed.
+dbos is imported when a run is about to begin, never before: who only asks or tells needs no dbos, and a daemon
+that waits for its first run has neither its memory (22 MB, measured) nor its threads. It is pinned to one minor
+version, because of PRIVATE; a test checks that list against what is installed.
 Of dbos there is used: the journal of steps, and the owner token that each execution of a run has.
 """
 
 import concurrent.futures
 import functools
+import importlib.metadata
 import logging
 import os
 import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from reaper.domain.errors import UsageError
+import sqlalchemy as sa
+
+from reaper.domain.errors import TryAgainError, UsageError
 from reaper.workflow.steps import Json
 
 PINNED = "3.4"  # the minor version whose private functions were read and tested
@@ -31,7 +35,9 @@ PRIVATE: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
     ("dbos._utils", "GlobalParams.dbos_version", None),
     ("dbos._utils", "GlobalParams.dbos_cloud", None),
 )
-INSTANCE_FIELDS = ("_executor_field", "_sys_db")  # of the object that _get_dbos_instance returns, once launched
+# Of the object that _get_dbos_instance returns, once launched, and of its _sys_db.
+INSTANCE_FIELDS = ("_executor_field", "_sys_db", "background_thread_stop_events", "_background_jobs_stop_event")
+STORE_FIELDS = ("_run_background_processes",)
 # The table and the columns of dbos that our own statements read or write.
 TABLE = "workflow_status"
 COLUMNS = (
@@ -54,11 +60,61 @@ class ConflictError(Exception):
 
 
 class Library:
-    """dbos, set up once per process. `workflow` gets a run's name; it leaves by a BaseException to stay unfinished."""
+    """dbos, launched at most once. `workflow` gets a run's name; it leaves by a BaseException to stay unfinished.
+
+    UsageError: what is installed, or the environment, is not what reaper was tested with.
+    """
 
     def __init__(self, url: str, executor: str, version: str, workflow: Callable[[str], None]) -> None:
-        # Before the import, so that dbos finds a handler and adds none: its lines go the way of everybody's.
+        installed = importlib.metadata.version("dbos")
+        if not installed.startswith(f"{PINNED}."):
+            raise UsageError(
+                f"dbos {installed} is installed and reaper uses what only {PINNED}.* has:"
+                f" `pip install 'dbos=={PINNED}.*'`"
+            )
+        if os.environ.get("DBOS__CLOUD"):
+            raise UsageError("DBOS__CLOUD is set, which would have the runs known to a service: unset it")
+        self._url, self._executor, self._version = url, executor, version
+        self._follow = workflow
+        self._threads = _Threads()
+        self._launching = threading.Lock()
+        self._launched = False
+        # What is taken from dbos, once it is imported.
+        self._dbos: Any
+        self._instance: Callable[[], Any]
+        self._named: Any
+        self._execute: Callable[..., object]
+        self._context: Callable[[], Any]
+        self._conflict: type[BaseException]
+        self._workflow: Any
+
+    def launch(self) -> None:
+        """Make dbos's tables and be ready for runs; nothing if that was done. TryAgainError: the store does not answer.
+
+        Call it before a statement that names a table of dbos.
+        """
+        with self._launching:
+            if self._launched:
+                return
+            self._take_in()
+            try:
+                self._dbos.launch()
+            except sa.exc.SQLAlchemyError as error:
+                self._dbos.destroy(destroy_registry=True)
+                raise TryAgainError(
+                    f"the journal of runs cannot be opened: {error}. See to the store, then try again"
+                ) from error
+            instance = self._instance()
+            pool, instance._executor_field = instance._executor_field, self._threads
+            pool.shutdown(wait=False)
+            _hush(instance)
+            self._launched = True
+
+    def _take_in(self) -> None:
+        """Import dbos and set it up."""
+        # A handler before the import, so that dbos finds one and adds none: its lines go the way of everybody's.
         log = logging.getLogger("dbos")
+        handlers, propagate = list(log.handlers), log.propagate
         log.addHandler(logging.NullHandler())
         import dbos
         from dbos._context import get_local_dbos_context
@@ -68,24 +124,20 @@ class Library:
         from dbos._serialization import DBOSPortableJSONSerializer, DefaultSerializer
         from dbos._utils import GlobalParams
 
-        if not GlobalParams.dbos_version.startswith(f"{PINNED}."):
+        if GlobalParams.dbos_cloud:
             raise UsageError(
-                f"dbos {GlobalParams.dbos_version} is installed and reaper uses what only {PINNED}.* has:"
-                f" `pip install 'dbos=={PINNED}.*'`"
+                "dbos takes this for its own cloud, which would have the runs known to it: do not set it up"
             )
-        if GlobalParams.dbos_cloud or os.environ.get("DBOS__CLOUD"):
-            raise UsageError("DBOS__CLOUD is set, which would have the runs known to a service: unset it")
         for name in ("serialize", "deserialize"):  # a row names its own format: without this, a row can run code
             setattr(DefaultSerializer, name, _refusal(getattr(DefaultSerializer, name)))
         self._dbos, self._instance = dbos.DBOS, _get_dbos_instance
         self._named, self._execute = dbos.SetWorkflowID, execute_dequeued_workflow
-        self._threads = _Threads()
         self._context, self._conflict = get_local_dbos_context, DBOSWorkflowConflictIDError
         config: dbos.DBOSConfig = {
             "name": "reaper",
-            "system_database_url": url,
-            "executor_id": executor,
-            "application_version": version,
+            "system_database_url": self._url,
+            "executor_id": self._executor,
+            "application_version": self._version,
             "serializer": DBOSPortableJSONSerializer(),
             "log_level": "WARNING",
             "enable_otlp": False,
@@ -93,25 +145,21 @@ class Library:
             "notification_listener_polling_interval_sec": 0.1,  # its notifications are not used; closing waits for it
         }
         self._dbos(config=config)
-        log.handlers.clear()
-        log.propagate = True
+        log.handlers[:] = handlers
+        log.propagate = propagate
         log.setLevel(logging.WARNING)
 
         def reaper_run(run: str) -> None:
-            workflow(run)
+            self._follow(run)
 
         self._workflow = self._dbos.workflow(name=WORKFLOW, max_recovery_attempts=1_000_000)(reaper_run)
 
-    def launch(self) -> None:
-        """Open the database and make dbos's tables."""
-        self._dbos.launch()
-        instance: Any = self._instance()
-        pool, instance._executor_field = instance._executor_field, self._threads
-        pool.shutdown(wait=False)
-
     def destroy(self) -> None:
         """Let go of the database. Runs that are in an effect keep their thread until it returns."""
-        self._dbos.destroy(destroy_registry=True)
+        with self._launching:
+            if self._launched:
+                self._dbos.destroy(destroy_registry=True)
+                self._launched = False
 
     # ---- from outside of a run
 
@@ -132,8 +180,9 @@ class Library:
         """The owner token of this execution of the run."""
         context = self._context()
         assert context is not None, "there is no run around this call"
-        assert context.owner_xid is not None, "dbos gives every execution a token"
-        return context.owner_xid
+        token: str | None = context.owner_xid
+        assert token is not None, "dbos gives every execution a token"
+        return token
 
     def step(self, name: str, effect: Callable[[], Json]) -> Json:
         """The recorded result of the next step, doing it if there is none; a BaseException leaves no record.
@@ -141,11 +190,23 @@ class Library:
         ConflictError: another execution owns the run. DivergedError: the journal says something else.
         """
         try:
-            return self._dbos.run_step({"name": name}, effect)
+            recorded: Json = self._dbos.run_step({"name": name}, effect)
         except self._conflict as error:
             raise ConflictError from error
         except Exception as error:
             raise DivergedError(str(error)) from error
+        return recorded
+
+
+def _hush(instance: Any) -> None:
+    """End dbos's own threads, which would ask the store some ten times a second for what reaper does not use.
+
+    They look for its queues, its time-outs and delays, its notifications and its schedules. Any: a private object.
+    """
+    for event in instance.background_thread_stop_events:
+        event.set()
+    instance._background_jobs_stop_event.set()
+    instance._sys_db._run_background_processes = False
 
 
 def _refusal(pickling: Callable[..., object]) -> Callable[..., NoReturn]:

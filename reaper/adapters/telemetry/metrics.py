@@ -20,6 +20,7 @@ from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 
+from reaper.adapters.telemetry.firings import Firings
 from reaper.adapters.telemetry.page import Page, label
 from reaper.adapters.telemetry.runs import Recall, RunListener, RunMeasures
 from reaper.adapters.telemetry.states import Ages, PolicyState, States, Tally
@@ -61,18 +62,8 @@ class Telemetry:
         self._present.registry.register(self._states)
         ProcessCollector(registry=self._own)
         registry = self._sums.registry
-        self._firings = Counter(
-            "reaper_policy_firings_total",
-            "Firings of a policy by what came of them.",
-            ("policy", "outcome"),
-            registry=registry,
-        )
-        self._missed = Counter(
-            "reaper_policy_missed_firings_total",
-            "Firings that passed while nobody could act. They are not caught up.",
-            ("policy",),
-            registry=registry,
-        )
+        self._firings = Firings([outcome.value for outcome in Firing])
+        registry.register(self._firings)
         self._reloads = Counter(
             "reaper_policies_reloads_total",
             "How often the policies were read, by result.",
@@ -101,20 +92,18 @@ class Telemetry:
         present = tuple(states)
         self._states.policies(present)
         for state in present:
-            for outcome in Firing:
-                self._firings.labels(label(state.name), outcome.value)
-            self._missed.labels(label(state.name))
+            self._firings.know(state.name)
         self._present.changed()
         self._sums.changed()
 
     def fired(self, policy: str, outcome: Firing) -> None:
         """A policy fired."""
-        self._firings.labels(label(policy), outcome.value).inc()
+        self._firings.fired(policy, outcome.value)
         self._sums.changed()
 
     def missed(self, policy: str, count: int) -> None:
         """So many firings of a policy passed while nobody could act."""
-        self._missed.labels(label(policy)).inc(count)
+        self._firings.missed(policy, count)
         self._sums.changed()
 
     def reloaded(self, result: Reload) -> None:
