@@ -20,8 +20,8 @@ from reaper.domain.errors import ExitCode, RefusedError, UsageError
 from reaper.domain.plan import Plan
 from reaper.domain.verdict import GuardVerdict, RunState, RunVerdict
 from reaper.planner.guards import Moment, refusals
+from reaper.workflow.examine import examine
 from reaper.workflow.resume import Resumption
-from reaper.workflow.rotation import examine
 
 
 class Output(StrEnum):

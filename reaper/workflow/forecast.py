@@ -16,8 +16,8 @@ from reaper.planner.orders import request_of, run_of
 from reaper.planner.report import Decision, Report, State, Subject, decide
 from reaper.planner.selection import DueInstance, prepare
 from reaper.planner.steps import make_plan
+from reaper.workflow.examine import examine
 from reaper.workflow.observe import observe
-from reaper.workflow.rotation import examine
 from reaper.workflow.world import World
 
 # Clusters that are looked at at one moment; each takes a thread for every member besides.

@@ -5,14 +5,11 @@ forward: what goes wrong is collected as a fault, and a run that cannot finish c
 """
 
 import contextlib
-import secrets
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import NoneType
 
-from reaper.domain.canary import Canary
 from reaper.domain.errors import (
     AbortedError,
     CallAPersonError,
@@ -20,15 +17,15 @@ from reaper.domain.errors import (
     ReaperError,
     RefusedError,
 )
-from reaper.domain.facts import ClusterView, Instance, InstanceState
+from reaper.domain.facts import Instance, InstanceState
 from reaper.domain.parity import Amiss, HandOver, Scheduler
 from reaper.domain.plan import Plan, Replacement, Role, StepName
 from reaper.domain.policy import FailoverBy, KillMode, Loss
 from reaper.domain.rehearsal import Rehearsed
 from reaper.domain.verdict import GuardVerdict, RunState, RunVerdict
-from reaper.domain.warmth import Baseline, Recovery, WarmthGate
+from reaper.domain.warmth import Recovery
 from reaper.planner.guards import Case, Moment, judge, refusals
-from reaper.planner.parity import compare, judge_parity, to_hand_over
+from reaper.planner.parity import to_hand_over
 from reaper.planner.shape import OtherShape, classify, living
 from reaper.workflow.aftermath import GONE, KEPT_FOR_A_PERSON, Aftermath, Outcome, wait_while_paused
 from reaper.workflow.claim import Claim
@@ -46,62 +43,20 @@ from reaper.workflow.cutover import (
     undrain,
 )
 from reaper.workflow.evidence import client_costs, recovery_faults
+from reaper.workflow.examine import examine
 from reaper.workflow.forward import Forward
-from reaper.workflow.observe import mark, observe, watch
+from reaper.workflow.normal import Normal, follow_to_normal, measure_normal
+from reaper.workflow.observe import mark, observe
 from reaper.workflow.ports import Probe
 from reaper.workflow.prepare import Names, Undo, build_replacement, instance_of, victim_of
 from reaper.workflow.proving import Hands, prove, rehearse_failover, theatre_of
-from reaper.workflow.recovery import follow
 from reaper.workflow.rehearsing import take_back
 from reaper.workflow.run import Timeline
 from reaper.workflow.steps import Message, Op, Steps
-from reaper.workflow.warming import baseline, choose_canaries
 from reaper.workflow.world import World
 
 _LOOK_EVERY = timedelta(milliseconds=50)
 _PROBE_BEFORE = timedelta(seconds=1)  # writes on record before the kill
-
-
-def examine(world: World, plan: Plan, moment: Moment, heir: Instance | None) -> tuple[Case, tuple[GuardVerdict, ...]]:
-    """Fresh facts and what every guard says of them. Reads only: it is all that a dry run does."""
-    view = observe(world, plan.cluster)
-    case = Case(
-        view=view,
-        soak=watch(world, view, plan.policy),
-        victim=plan.victim,
-        role=plan.role,
-        policy=plan.policy,
-        replacement=plan.replacement,
-        moment=moment,
-        snapshot_from=plan.snapshot_from,
-        copies_hot=world.fleet.copies_hot(plan.cluster),
-        heir=heir.id if heir else None,
-    )
-    return case, judge(case) + _ask_others(world, plan, view, moment)
-
-
-def _judge_parity(world: World, plan: Plan, view: ClusterView) -> GuardVerdict:
-    """Who may follow the master has what it has (E18, E19): read one after the other, in few statements each."""
-    shape = classify(view)
-    if isinstance(shape, OtherShape):
-        return judge_parity((), plan.policy.waivers, world.clock.now())
-    key, found = secrets.token_bytes(32), {}
-    for member in (shape.master, *(r for r in shape.replicas if r.instance.id != plan.victim)):
-        with contextlib.closing(world.connect(plan.cluster, member.instance)) as server:
-            found[member.instance.id.short] = server.inventory(key)
-    master = shape.master.instance.id.short
-    compared = compare(master, found.pop(master), found)
-    return judge_parity(compared, plan.policy.waivers, world.clock.now())
-
-
-def _ask_others(world: World, plan: Plan, view: ClusterView, moment: Moment) -> tuple[GuardVerdict, ...]:
-    """What is not judged of the case alone: the members' parity; the external checks, all at the same time."""
-    checks = plan.policy.checks
-    parity = (_judge_parity(world, plan, view),) if moment is Moment.PLAN else ()  # the heir's was judged when built
-    if not checks:
-        return parity
-    with ThreadPoolExecutor(max_workers=len(checks)) as pool:
-        return (*parity, *pool.map(lambda check: world.checker.ask(check, plan), checks))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,21 +78,13 @@ class Struck:
     stuck: str  # why it could not be finished; "" otherwise
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Normal:
-    """What canaries are followed after the kill, and how fast they were before it."""
-
-    canaries: tuple[Canary, ...]
-    before: Baseline
-
-
 @dataclass(kw_only=True)
 class _Ready:
     """Everything that the kill needs, in this process: never recorded, made again by the next one."""
 
     armed: Armed
     probe: Probe
-    normal: _Normal | None  # None: nobody fails over
+    normal: Normal | None  # None: nobody fails over
 
 
 class Rotation:
@@ -379,7 +326,7 @@ class Rotation:
         probe = stage.enter_context(contextlib.closing(world.start_probe(plan, table)))
         with self._timeline.step(StepName.PROBE, "clients write through the endpoint"):
             world.clock.sleep(_PROBE_BEFORE)
-        normal = self._baseline(victim) if self._fails_over else None
+        normal = measure_normal(world, plan, victim) if self._fails_over else None
         armed = stage.enter_context(
             arm(world, plan, victim, others, heir, lossless=self._lossless, own=self._steps.own)
         )
@@ -387,17 +334,6 @@ class Rotation:
         if plan.policy.mode is KillMode.DRAIN:
             drain(world, armed, self._timeline)
         return _Ready(armed=armed, probe=probe, normal=normal)
-
-    def _baseline(self, victim: Instance) -> _Normal:
-        """How fast the canaries are on the victim, so that one can tell when its heir is as fast."""
-        with self._world.side(self._plan.cluster, victim) as side:
-            chosen = choose_canaries(self._gate, side.canaries)
-            before = baseline(chosen, side.canaries, self._world.clock)
-        return _Normal(canaries=chosen.canaries, before=before)
-
-    @property
-    def _gate(self) -> WarmthGate:
-        return self._plan.policy.warm or WarmthGate()
 
     def _cut_over(self, heir: Instance | None) -> Struck:
         """Kill and fail over. A ReaperError is raised only while the victim lives."""
@@ -502,7 +438,7 @@ class Rotation:
             if not back:
                 self._after.faults.append("writes were not acknowledged again after the failover")
             notes = (f"proof of death: {succession.proof}",)
-            recovery = self._follow(ready, succession)
+            recovery = self._follow(ready.normal, succession)
             outcome = self._after.measure(probe, succession.heir, succession.moments, notes)
             self._after.attempt("forget the dead master", lambda: self._after.on_master(lambda s: s.forget_source()))
             return replace(outcome, recovery=recovery)
@@ -515,30 +451,14 @@ class Rotation:
             self._after.faults.append("writes were not acknowledged again after the kill")
         return self._after.measure(probe, None, moments, notes)
 
-    def _follow(self, ready: _Ready, succession: Succession) -> Recovery | None:
-        """Canaries on the new master until they are as fast as they were on the old one (E25)."""
-        if ready.normal is None:
+    def _follow(self, normal: Normal | None, succession: Succession) -> Recovery | None:
+        if normal is None:
             return None
-        normal, name = ready.normal, succession.heir.id.short
-
-        def watch() -> Recovery:
-            with (
-                self._timeline.step(StepName.NORMAL, f"canaries on {name}") as step,
-                self._world.side(self._plan.cluster, succession.heir) as side,
-            ):
-                found = follow(
-                    side.canaries,
-                    normal.canaries,
-                    normal.before,
-                    self._world.clock,
-                    killed_ns=succession.moments.kill,
-                    factor=self._gate.factor,
-                )
-                step.detail = found.words
-            return found
-
-        recovery = self._after.attempt("follow the canaries", watch)
-        self._after.faults += recovery_faults(recovery, self._plan.policy)
+        world, plan, kill, heir = self._world, self._plan, succession.moments.kill, succession.heir
+        recovery = self._after.attempt(
+            "follow the canaries", lambda: follow_to_normal(world, plan, normal, heir, kill, self._timeline)
+        )
+        self._after.faults += recovery_faults(recovery, plan.policy)
         return recovery
 
     def _wait_for_writes(self, probe: Probe, after_ns: int) -> bool:
