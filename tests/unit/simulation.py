@@ -31,7 +31,7 @@ from reaper.domain.snapshots import SnapshotMethod
 from reaper.domain.verdict import RunState, RunVerdict
 from reaper.testing.fleet import MemoryFleet
 from reaper.testing.turns import TurnClock
-from reaper.workflow import cutover, observe, rotation
+from reaper.workflow import cutover, examine, observe
 from reaper.workflow.resume import Resumption
 
 _AT_ONCE = 50  # seeds that a process is given
@@ -158,7 +158,7 @@ def _set_up(seed: int, clock: TurnClock) -> Simulation:
 def _taking_turns(clock: TurnClock) -> Iterator[None]:
     """Every pool of the workflow is the clock's."""
     with contextlib.ExitStack() as stack:
-        for module in (observe, cutover, rotation):
+        for module in (observe, cutover, examine):
             stack.enter_context(patch.object(module, "ThreadPoolExecutor", clock.pool))
         yield
 
