@@ -1,6 +1,7 @@
 """The commands that look: clusters, runs, one run. Heavy imports happen inside."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -79,10 +80,12 @@ def runs(
 
 def show(
     run: Run,
-    output: OutputChoice = "table",
+    output: Annotated[str, typer.Option(help="table, json or html")] = "table",
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there.")] = None,
 ) -> None:
-    """Show one run: its plan, what the guards said, the timeline with durations, the verdict."""
+    """Show one run: its plan, what the guards said, the timeline with durations, the verdict with its evidence."""
     from reaper.cli.compose import site
-    from reaper.cli.show import show_run
+    from reaper.cli.show import form_of, show_run
 
-    show_run(site().runs, run, output_of(output))
+    form = form_of(output)
+    show_run(site().runs, run, form, out)

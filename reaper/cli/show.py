@@ -1,12 +1,51 @@
-"""One run, whole."""
+"""One run, whole: for a person, for a machine, as a page."""
 
-from typing import Any
+import json
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from io import StringIO
+from pathlib import Path
+from typing import Any, assert_never
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from reaper.adapters.store.journal import RunRecord, RunStore
-from reaper.cli.render import guards_table, interruption, plan_table, timeline_table, verdict_panel, words
-from reaper.cli.runs import Output, as_json, console, print_json
+from reaper.cli.render import (
+    guards_table,
+    interruption,
+    plan_table,
+    size,
+    timeline_table,
+    verdict_panel,
+    words,
+)
+from reaper.cli.run_html import named, run_html
+from reaper.cli.runs import as_json, console
+from reaper.domain.errors import UsageError
 from reaper.domain.plan import Plan
-from reaper.domain.verdict import Event, GuardVerdict, RunVerdict
+from reaper.domain.tail import Forensics
+from reaper.domain.verdict import Event, GuardVerdict, Proven, RunVerdict
+
+_FILE_WIDTH = 160
+
+
+class Form(StrEnum):
+    """How a run is written."""
+
+    TABLE = "table"
+    JSON = "json"
+    HTML = "html"
+
+
+def form_of(text: str) -> Form:
+    """How to write. UsageError: no such way."""
+    try:
+        return Form(text)
+    except ValueError:
+        raise UsageError(f"--output is table, json or html, not {text!r}") from None
 
 
 def run_as_json(record: RunRecord) -> dict[str, Any]:
@@ -29,29 +68,52 @@ def run_as_json(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def show_run(store: RunStore, name: str, output: Output) -> None:
-    """Print a run's plan, guards, timeline and verdict."""
+def show_run(store: RunStore, name: str, form: Form, out: Path | None) -> None:
+    """Write a run's plan, guards, timeline and verdict: to the terminal, or into a file. UsageError: it cannot be."""
     record = store.run(name)
-    events, verdicts = store.timeline(record.run), store.verdicts(record.run)
-    if output is Output.JSON:
-        print_json(
-            run_as_json(record)
-            | {
-                "guards": [as_json(tuple[GuardVerdict, ...], v) for v in verdicts],
-                "timeline": [as_json(Event, e) for e in events],
-            }
-        )
+    events, asked = store.timeline(record.run), store.verdicts(record.run)
+    match form:
+        case Form.TABLE:
+            if out is None:
+                _print(console(), record, events, asked)
+                return
+            file = StringIO()
+            _print(Console(file=file, width=_FILE_WIDTH, highlight=False), record, events, asked)
+            text = file.getvalue()
+        case Form.JSON:
+            guards = [as_json(tuple[GuardVerdict, ...], v) for v in asked]
+            whole = run_as_json(record) | {"guards": guards, "timeline": [as_json(Event, e) for e in events]}
+            text = json.dumps(whole, indent=2) + "\n"
+        case Form.HTML:
+            text = run_html(record, events, asked)
+        case _:
+            assert_never(form)
+    if out is None:
+        sys.stdout.write(text)
         return
-    out = console()
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"the run cannot be written to {out}: {error.strerror or error}") from error
+    sys.stdout.write(f"the run is in {out}\n")
+
+
+def _print(
+    out: Console, record: RunRecord, events: tuple[Event, ...], asked: tuple[tuple[GuardVerdict, ...], ...]
+) -> None:
     out.print(plan_table(record.plan))
-    for asked in verdicts:
+    for verdicts in asked:
         out.print("\n[bold]guards[/]")
-        out.print(guards_table(asked))
+        out.print(guards_table(verdicts))
     out.print("\n[bold]timeline[/]")
     out.print(timeline_table(events))
     out.print()
     if record.verdict:
         out.print(verdict_panel(record.plan, record.verdict))
+        found = tuple(details(record.verdict))
+        if found:
+            out.print("\n[bold]evidence[/]")
+            out.print(_details_table(found))
     elif record.interrupted:
         out.print("[bold red]interrupted[/]:", words(interruption(record)))
     elif record.follower and record.follower.waits_for:
@@ -60,3 +122,55 @@ def show_run(store: RunStore, name: str, output: Output) -> None:
         )
     else:
         out.print(f"[bold]{record.state.value}[/]:", words(record.message or "no verdict yet"))
+
+
+def _details_table(found: tuple[tuple[str, str], ...]) -> RenderableType:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    last = ""
+    for name, text in found:
+        table.add_row(Text(name if name != last else ""), words(text))
+        last = name
+    return table
+
+
+def details(verdict: RunVerdict) -> Iterator[tuple[str, str]]:
+    """What the verdict only counts, one by one: lost writes, differences, canaries, rehearsals, the victim's tail."""
+    if verdict.ledger and verdict.ledger.lost:
+        yield "lost", named(verdict.ledger.lost)
+    if verdict.ledger and verdict.ledger.duplicated:
+        yield "there twice", named(verdict.ledger.duplicated)
+    if verdict.proven is not None:
+        yield from _shown_by(verdict.proven)
+    if verdict.forensics is not None:
+        yield from _tail(verdict.forensics)
+
+
+def _shown_by(proven: Proven) -> Iterator[tuple[str, str]]:
+    data = proven.comparison
+    if proven.reused:
+        yield "used again", proven.reused
+    if not data.complete:
+        yield "not reached", data.left
+    yield from (("difference", str(one)) for one in data.differences)
+    if data.chunks_different:
+        yield "", f"{data.chunks_different} of {data.chunks} chunks differ, {len(data.differences)} places are named"
+    yield from (("not compared", str(one)) for one in data.skipped)
+    yield from (("parity", line) for line in proven.parity.evidence)
+    for pair in proven.warmth.canaries if proven.warmth else ():
+        heir, victim = pair.heir, pair.victim
+        said = f"{heir.p50_ms:.1f} ms, 95 % within {heir.p95_ms:.1f}; victim {victim.p50_ms:.1f}, {victim.p95_ms:.1f}"
+        yield "canary", f"{pair.ratio:.1f} times the victim's: {victim.name} ({said})"
+    yield from (("rehearsal", f"{r.instance.short} {r.trial}: {r.why}") for r in proven.rehearsed)
+
+
+def _tail(forensics: Forensics) -> Iterator[tuple[str, str]]:
+    for judged in forensics.judged:
+        one = judged.transaction
+        does = f"{', '.join(one.kinds)} in {', '.join(one.tables)}, {size(one.size_bytes)}"
+        yield "victim's tail", f"{one.gtid} {judged.told}: {judged.why} ({does})"
+    if forensics.unlisted:
+        yield "victim's tail", f"{forensics.unlisted} more, {forensics.unlisted_told}"
+    if forensics.torn:
+        yield "torn", forensics.torn

@@ -182,7 +182,7 @@ def test_a_home_that_is_a_file_is_one_sentence(site: Site) -> None:
         ),
         pytest.param(["status", "--output", "xml"], ["--output is table or json, not 'xml'"], id="status's output"),
         pytest.param(["runs", "--output", "yaml"], ["--output is table or json, not 'yaml'"], id="runs' output"),
-        pytest.param(["show", "x", "--output", ""], ["--output is table or json, not ''"], id="show's output"),
+        pytest.param(["show", "x", "--output", ""], ["--output is table, json or html, not ''"], id="show's output"),
         pytest.param(["runs", "--most", "0"], ["--most"], id="a list of nothing"),
         pytest.param(["rotate"], ["Missing argument"], id="rotate whom"),
         pytest.param(["rotate", "shared", "other"], ["other"], id="two clusters"),
