@@ -278,16 +278,16 @@ def _evidence(verdict: RunVerdict) -> Iterator[tuple[str, str]]:
     proven, recovery, forensics = verdict.proven, verdict.recovery, verdict.forensics
     if proven is not None:
         origin = f"{proven.snapshot}, {short(proven.snapshot_age)} old, restored in {short(proven.restore_took)}"
-        yield "replacement", f"from {origin}{'; used again' if proven.reused else ''}"
-        data = proven.comparison
-        equal = f"{data.rows} rows in {data.tables} tables equal at {data.position or 'the beginning'}"
-        skipped = f"; {len(data.skipped)} tables not compared" if data.skipped else ""
-        yield "data", f"{equal} ({data.confidence}){skipped}"
+        yield "replacement", f"from {origin}"
+        if proven.reused:
+            yield "", f"no new snapshot was taken: {proven.reused}"
+        yield "data", str(proven.comparison)
         yield "parity", proven.parity.reason
         if proven.warmth is not None:
             yield "warmth", proven.warmth.words
         if proven.rehearsed:
-            yield "rehearsal", f"{len(proven.rehearsed)} replicas could replicate from the heir before the kill"
+            passed = sum(one.ok for one in proven.rehearsed)
+            yield "rehearsal", f"{passed} of {len(proven.rehearsed)} replicas replicated from the heir before the kill"
     if recovery is not None:
         yield "normal", recovery.words
         if line := recovery_line(recovery, _BAR_WIDTH):

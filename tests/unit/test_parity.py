@@ -3,17 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
-from io import StringIO
-from typing import cast
 
 import pytest
 from builders import NOON
-from rich.console import Console
 
 from reaper.adapters.mysql.inventory import bounded, inventory, words_of
 from reaper.adapters.store.codec import decode, encode
-from reaper.cli.forecast_markdown import _table
-from reaper.cli.parity_table import PARITY_HEAD, parity_rows, parity_table
 from reaper.domain.errors import AccessDeniedError, ServerGoneError
 from reaper.domain.facts import Flavour
 from reaper.domain.parity import (
@@ -495,39 +490,6 @@ def test_a_scheduler_that_was_off_must_not_run_on_the_heir() -> None:
 )
 def test_facts_survive_the_run_s_record(kind: type, value: object) -> None:
     assert decode(kind, encode(kind, value)) == value
-
-
-def rendered(*pairs: Compared, waivers: tuple[Waiver, ...] = ()) -> str:
-    console = Console(file=StringIO(), width=200, markup=False)
-    console.print(parity_table(pairs, waivers, NOON))
-    return cast(StringIO, console.file).getvalue()
-
-
-def test_the_table_shows_values_standing_and_who_is_equal() -> None:
-    said = rendered(
-        compared(differing("[red]x\x1b[31m"), differing("time_zone")),
-        compared(subject="n3"),
-        waivers=(waiver("time_zone"),),
-    )
-    lines = said.splitlines()
-    assert [line.split()[0] for line in lines] == ["member", "n2", "n2", "n3"]
-    assert "variable [red]x [31m" in lines[1]
-    assert lines[1].rstrip().endswith("blocks")
-    assert "waived by ada" in lines[2]
-    assert lines[3] == "n3 is as n1 in all that matters"
-
-
-def test_of_long_lists_the_table_shows_what_the_other_lacks() -> None:
-    long = ",".join(f"A_LONG_MODE_{n}" for n in range(9))
-    one = replace(differing(), reference=long, subject=f"{long},ONLY_HERE")
-    ((_, _, ours, theirs, *_),) = parity_rows((compared(one),), (), NOON)
-    assert (ours, theirs) == ("no more", "...,ONLY_HERE")
-
-
-def test_rows_fit_into_the_markdown_report() -> None:
-    lines = list(_table(PARITY_HEAD, parity_rows((compared(differing("a|b")),), (), NOON)))
-    assert len(lines) == 3
-    assert "a\\|b" in lines[2]
 
 
 def test_every_watched_variable_says_why_it_matters() -> None:
