@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from ec2_provider import ec2_world
 
 from reaper.adapters.interrupt import SignalInterrupt
 from reaper.cli.compose import Site
@@ -114,7 +115,18 @@ def local() -> Iterator[Harness]:
         shutil.rmtree(home)
 
 
-PROVIDERS = [pytest.param(memory, id="memory"), pytest.param(local, id="local", marks=pytest.mark.servers)]
+@contextmanager
+def ec2() -> Iterator[Harness]:
+    """Real servers on the private addresses of instances of a simulated AWS."""
+    with ec2_world() as (found, cluster):
+        yield Harness(world=found, cluster=cluster)
+
+
+PROVIDERS = [
+    pytest.param(memory, id="memory"),
+    pytest.param(local, id="local", marks=pytest.mark.servers),
+    pytest.param(ec2, id="ec2", marks=pytest.mark.servers),
+]
 
 
 @pytest.fixture(params=PROVIDERS)
