@@ -13,7 +13,7 @@ from types import NoneType
 from reaper.domain.binlogs import can_feed
 from reaper.domain.errors import RefusedError, TryAgainError
 from reaper.domain.facts import Flavour, Instance, InstanceId, ThreadState
-from reaper.domain.plan import Plan, StepName
+from reaper.domain.plan import Plan, Replacement, StepName
 from reaper.domain.snapshots import Keeping, SnapshotMethod, SnapshotRecord
 from reaper.planner.identity import Identity, clashes
 from reaper.planner.retention import Binlogs, Reuse, reusable
@@ -136,7 +136,9 @@ class _Build:
         before = steps.run("look at the source", Copied, lambda: self._look(source))
         keepers = {i.id: i for i in (source, self._master)}
         expiry = steps.run(
-            "read when binary logs expire", tuple[Expiry, ...], lambda: tuple(map(self._expiry, keepers.values()))
+            "read when binary logs expire",
+            tuple[Expiry, ...],
+            lambda: tuple(found for i in keepers.values() if (found := self._expiry(i))),
         )
 
         def release() -> None:
@@ -176,9 +178,19 @@ class _Build:
 
     # ---- binary logs are kept until the replacement has caught up (E15)
 
-    def _expiry(self, instance: Instance) -> Expiry:
+    def _expiry(self, instance: Instance) -> Expiry | None:
+        """None: they are held already, by a run that died without a record, and stay so.
+
+        That refuses, unless the victim is dead: then the cluster's size is restored all the same.
+        """
         with self._connect(instance) as server:
-            return Expiry(instance=instance.id, former=server.binlog_expiry())
+            try:
+                return Expiry(instance=instance.id, former=server.binlog_expiry())
+            except RefusedError as error:
+                if self._plan.replacement is not Replacement.AFTER:
+                    raise
+                self._timeline.note(StepName.SNAPSHOT, f"{instance.id.short}: {error}")
+                return None
 
     def _hold(self, expiry: tuple[Expiry, ...], keepers: dict[InstanceId, Instance]) -> None:
         for kept in expiry:

@@ -153,9 +153,9 @@ def test_a_leashed_policy_decides_reports_and_touches_nothing(desk: Desk) -> Non
 def test_the_daemon_rotates_shows_itself_survives_a_broken_file_and_stops_when_told(desk: Desk) -> None:
     desk.write("nightly.yaml", policy("watched"))
     desk.looked(timedelta(minutes=3), "watched")
-    victim = desk.lab.master
+    victim, before = desk.lab.master, desk.last_run()
     with Writers(desk.lab) as writers, desk.daemon() as process:
-        until(desk.ended_well, "the daemon has rotated the lab", 180)
+        until(lambda: desk.last_run() != before and desk.ended_well(), "the daemon has rotated the lab", 180)
         assert desk.lab.master != victim
         assert_as_after_a_rotation(desk.lab, victim, writers)
         assert desk.page("/readyz") == "ok\n"

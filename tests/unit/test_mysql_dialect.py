@@ -948,7 +948,7 @@ def test_a_data_directory_is_made_in_two_runs_without_a_password_in_sight(tmp_pa
         "CREATE USER 'reaper'@'127.0.0.1' IDENTIFIED BY 'adm''in\\\\pw';",
         "CREATE USER 'repl'@'127.0.0.1' IDENTIFIED BY 'repl-pw';",
         "CREATE USER 'app'@'127.0.0.1' IDENTIFIED BY 'app-pw';",
-        "GRANT SELECT, TRIGGER, EVENT, RELOAD, PROCESS, SHUTDOWN, REPLICATION CLIENT, REPLICATION SLAVE"
+        "GRANT SELECT, SHOW VIEW, TRIGGER, EVENT, RELOAD, PROCESS, SHUTDOWN, REPLICATION CLIENT, REPLICATION SLAVE"
         " ON *.* TO 'reaper'@'127.0.0.1';",
         "GRANT REPLICATION_SLAVE_ADMIN, SYSTEM_VARIABLES_ADMIN, CONNECTION_ADMIN, BACKUP_ADMIN"
         " ON *.* TO 'reaper'@'127.0.0.1';",

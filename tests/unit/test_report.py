@@ -25,6 +25,7 @@ from reaper.workflow.forecast import Forecast
 MONDAY = datetime(2026, 3, 2, 3, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 READS = {
+    "inventory",
     "members",
     "connect",
     "facts",

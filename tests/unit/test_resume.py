@@ -113,7 +113,7 @@ def test_I8_a_run_whose_process_died_with_every_applier_stopped_for_the_promotio
     def cut() -> None:
         replicas = [m for m in stage.fleet.machines("lab") if m.runs and m.channel]
         heir = next((m for m in replicas if m.channel and not m.channel.applying), None)
-        if heir is not None and heir.made_by:
+        if heir is not None and heir.made_by and not stage.n("n1").runs:
             for sibling in replicas:
                 sibling.stop_applier()
             stage.fleet.faults.power = None

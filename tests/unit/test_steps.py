@@ -8,7 +8,16 @@ from reaper.domain.plan import Phase, Plan, Replacement, Role, StepName
 from reaper.domain.policy import FailoverBy, KillMode, Policy
 from reaper.planner.steps import Request, make_plan, role_of, snapshot_source
 
-BUILD = [StepName.SNAPSHOT, StepName.LAUNCH, StepName.JOIN, StepName.WARM, StepName.VERIFY]
+BUILD = [
+    StepName.SNAPSHOT,
+    StepName.LAUNCH,
+    StepName.JOIN,
+    StepName.RESTART,
+    StepName.COMPARE,
+    StepName.PARITY,
+    StepName.WARM,
+    StepName.VERIFY,
+]
 SUCCESSION = [
     StepName.FENCE,
     StepName.ELECT,
@@ -17,6 +26,7 @@ SUCCESSION = [
     StepName.REPOINT,
     StepName.REROUTE,
 ]
+SETTLED = [StepName.NORMAL, StepName.SETTLE, StepName.DISSECT]
 PUT_AWAY = [StepName.QUARANTINE, StepName.RETIRE, StepName.FORGET]
 
 
@@ -40,22 +50,22 @@ def planned(
 ORDERS = [
     pytest.param(
         planned(),
-        [*BUILD, StepName.PROBE, StepName.KILL, *SUCCESSION, StepName.SETTLE, *PUT_AWAY],
+        [*BUILD, StepName.REHEARSE, StepName.PROBE, StepName.KILL, *SUCCESSION, *SETTLED, *PUT_AWAY],
         id="I1 a rotation of a master adds before it removes",
     ),
     pytest.param(
         planned(replacement=Replacement.AFTER),
-        [StepName.PROBE, StepName.KILL, *SUCCESSION, StepName.SETTLE, *BUILD, *PUT_AWAY],
+        [StepName.PROBE, StepName.KILL, *SUCCESSION, *SETTLED, *BUILD, *PUT_AWAY],
         id="a kill of a master restores the size afterwards",
     ),
     pytest.param(
         planned(replacement=Replacement.NONE),
-        [StepName.PROBE, StepName.KILL, *SUCCESSION, StepName.SETTLE, *PUT_AWAY],
+        [StepName.PROBE, StepName.KILL, *SUCCESSION, *SETTLED, *PUT_AWAY],
         id="a kill of a master without replacement builds nothing",
     ),
     pytest.param(
         planned(mode=KillMode.DRAIN),
-        [*BUILD, StepName.PROBE, StepName.DRAIN, StepName.KILL, *SUCCESSION, StepName.SETTLE, *PUT_AWAY],
+        [*BUILD, StepName.REHEARSE, StepName.PROBE, StepName.DRAIN, StepName.KILL, *SUCCESSION, *SETTLED, *PUT_AWAY],
         id="a drain comes right before the kill",
     ),
     pytest.param(
@@ -70,7 +80,7 @@ ORDERS = [
     ),
     pytest.param(
         planned(failover=FailoverBy.OBSERVE),
-        [*BUILD, StepName.PROBE, StepName.KILL, StepName.WATCH, StepName.SETTLE, *PUT_AWAY],
+        [*BUILD, StepName.PROBE, StepName.KILL, StepName.WATCH, StepName.SETTLE, StepName.DISSECT, *PUT_AWAY],
         id="where somebody else fails over reaper only watches",
     ),
 ]

@@ -174,5 +174,9 @@ def down(registry: Registry) -> tuple[str, ...]:
                 process.end(known, f"{lab.name}/{name}", polite_for=timedelta(0), within=_END_WITHIN)
                 ended.append(name)
     process.end_users_of(registry.snapshots, _END_WITHIN)
-    remove_tree(registry.home)
+    try:
+        remove_tree(registry.home)
+    except TryAgainError:  # a tool that was only being started at the first look writes into it
+        process.end_users_of(registry.snapshots, _END_WITHIN)
+        remove_tree(registry.home)
     return tuple(ended)
