@@ -7,7 +7,7 @@ import typer
 
 from reaper.cli.parse import span
 from reaper.domain.errors import UsageError
-from reaper.domain.policy import KillMode
+from reaper.domain.policy import KillMode, Reference
 
 if TYPE_CHECKING:
     from reaper.cli.runs import Output
@@ -38,6 +38,10 @@ ProbeRate = Annotated[
     float, typer.Option(min=1, max=5000, help="Writes per second of the probe, all clients together.")
 ]
 
+VerifyAgainst = Annotated[
+    Reference,
+    typer.Option(help="Whose data the replacement's are compared with: of what it was copied from, or the master's."),
+]
 VerifyShare = Annotated[
     float,
     typer.Option(min=0.001, max=1, help="Of the replacement's data, how much is compared; drawn at random below 1."),

@@ -22,6 +22,7 @@ from reaper.cli.options import (
     Quarantine,
     ReuseSnapshot,
     Run,
+    VerifyAgainst,
     VerifyShare,
     Warm,
     WarmWithin,
@@ -29,7 +30,7 @@ from reaper.cli.options import (
 )
 from reaper.cli.parse import span
 from reaper.domain.errors import RefusedError, UsageError
-from reaper.domain.policy import FailoverBy, KillMode, Loss, Policy
+from reaper.domain.policy import FailoverBy, KillMode, Loss, Policy, Reference
 from reaper.domain.warmth import WarmthGate
 from reaper.planner.draw import RoleChoice
 
@@ -59,6 +60,7 @@ def rotate(
     max_lag: MaxLag = "5s",  # type: ignore[assignment]
     probe_clients: ProbeClients = 3,
     probe_rate: ProbeRate = 150,
+    verify_against: VerifyAgainst = Reference.SOURCE,
     verify_share: VerifyShare = 1.0,
     warm: Warm = None,
     warm_within: WarmWithin = "30m",  # type: ignore[assignment]
@@ -83,6 +85,7 @@ def rotate(
         max_lag=max_lag,
         probe_clients=probe_clients,
         probe_rate=probe_rate,
+        compare_with=verify_against,
         compare_share=verify_share,
         warm=None if warm is None else WarmthGate(gate=warm, within=warm_within),
         snapshot_reuse_within=reuse_snapshot,

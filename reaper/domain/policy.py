@@ -31,6 +31,13 @@ class Loss(StrEnum):
     ACCEPTED = "accepted"  # said in words by the policy; the report counts what was lost
 
 
+class Reference(StrEnum):
+    """With whom a replacement's data are compared."""
+
+    SOURCE = "source"  # the server that it was copied from: a copy, or replication, that went wrong shows
+    MASTER = "master"  # also what its source had wrong already; the master reads all that is compared
+
+
 class Waivable(StrEnum):
     """The guards whose findings a person may accept. What the other guards find can lose data or split a cluster."""
 
@@ -84,6 +91,7 @@ class Policy:
     quarantine: timedelta = timedelta(0)
     snapshot_reuse_within: timedelta | None = None  # use an earlier snapshot that is not older; None: a new one
     snapshot_keep: int = 0  # snapshots that stay behind; 0: none
+    compare_with: Reference = Reference.SOURCE
     compare_share: float = 1.0  # of the data, drawn at random in chunks; what is compared is compared whole
     compare_within: timedelta = timedelta(hours=1)
     warm: WarmthGate | None = None  # None: the heir loads its page list, and nobody asks how warm it is

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from reaper.domain.facts import ClusterView, InstanceId, InstanceState, Member, ThreadState
 from reaper.domain.plan import Phase, Plan, PlannedStep, Replacement, Role, StepName
-from reaper.domain.policy import FailoverBy, KillMode, Policy
+from reaper.domain.policy import FailoverBy, KillMode, Policy, Reference
 from reaper.domain.warmth import Otherwise
 from reaper.planner.shape import MasterWithReplicas, classify, living
 from reaper.planner.words import in_words
@@ -97,13 +97,14 @@ def _build(request: Request, source: InstanceId | None, role: Role) -> list[tupl
     name = source.short if source else "a replica"
     reuse = policy.snapshot_reuse_within
     first = f"a tested snapshot that is not older than {in_words(reuse)}, or else " if reuse else ""
+    whose = name if policy.compare_with is Reference.SOURCE else "the master"
     share = "all" if policy.compare_share == 1 else f"{policy.compare_share:.0%}"
     steps = [
         (StepName.SNAPSHOT, f"{first}snapshot {name} as {request.run}-snap"),
         (StepName.LAUNCH, f"launch {heir} from it: read-only, replication not started"),
         (StepName.JOIN, f"{heir} joins replication by GTID and catches up"),
         (StepName.RESTART, f"{heir} is shut down and booted as it will run"),
-        (StepName.COMPARE, f"checksums of {share} of its data against those of {name}, at one position"),
+        (StepName.COMPARE, f"checksums of {share} of its data against those of {whose}, at one position"),
         (StepName.PARITY, f"{heir} has the accounts, schemas, settings and plugins of the master"),
         (StepName.WARM, _warming(request, heir)),
         (StepName.VERIFY, f"{heir} has the schema, the marker row and its own identity, and replicates"),

@@ -15,6 +15,7 @@ from reaper.domain.comparison import Comparison, Sample
 from reaper.domain.errors import ReaperError, RefusedError, TryAgainError
 from reaper.domain.facts import Instance, Openness, ThreadState
 from reaper.domain.plan import Plan, Replacement, StepName
+from reaper.domain.policy import Reference
 from reaper.domain.rehearsal import Rehearsed
 from reaper.domain.snapshots import RestoreTest, TestOutcome
 from reaper.domain.verdict import GuardVerdict, Proven, Ruling
@@ -104,7 +105,7 @@ class _Trial:
 
     def compare(self) -> Comparison:
         """Checksums of its tables against those of the server that it was copied from."""
-        policy, source = self._plan.policy, self._launched.source
+        policy, source = self._plan.policy, self._reference
         sample = Sample(within=policy.compare_within, share=policy.compare_share, seed=self._seed)
         self._check()
         what = f"{self._heir.id.short} with {source.id.short}"
@@ -118,14 +119,18 @@ class _Trial:
         return found
 
     @property
+    def _reference(self) -> Instance:
+        return self._master if self._plan.policy.compare_with is Reference.MASTER else self._launched.source
+
+    @property
     def _seed(self) -> int:
         """Of the sample: another one for each run, the same one for a repeated step."""
         return sum(self._plan.run.encode())
 
     def release_source(self) -> None:
         """A comparison that was killed may have left the replica that it compared with standing."""
-        if self._launched.source.id != self._master.id:
-            self._world.comparer.release(self._plan.cluster, self._launched.source)
+        if self._reference.id != self._master.id:
+            self._world.comparer.release(self._plan.cluster, self._reference)
 
     def _refuse_data(self, found: Comparison) -> None:
         lines = tuple(map(str, (*found.differences, *found.skipped)))
@@ -134,7 +139,7 @@ class _Trial:
         self._judge(TestOutcome.FAILED, str(found))
         if found.complete:
             raise RefusedError(
-                f"the data of {self._heir.id.short} are not those of {self._launched.source.id.short}: {found}. "
+                f"the data of {self._heir.id.short} are not those of {self._reference.id.short}: {found}. "
                 "Nothing was killed. Find out which of the two is right before either is copied again"
             )
         raise RefusedError(

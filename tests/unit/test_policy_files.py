@@ -21,8 +21,10 @@ from reaper.domain.almanac import HolidayRegion, parse_windows
 from reaper.domain.checks import Comparison, PrometheusCheck, ScriptCheck
 from reaper.domain.errors import UsageError
 from reaper.domain.plan import Replacement
-from reaper.domain.policy import FailoverBy, KillMode, Loss
+from reaper.domain.policy import FailoverBy, KillMode, Loss, Reference
 from reaper.domain.standing import Leash, Limit, Scope, StandingPolicy, What
+from reaper.domain.warmth import Otherwise, WarmthGate
+from reaper.planner.orders import limits_of
 
 SHIPPED = files_in(Path(__file__).parents[2] / "policies")
 S, M, H = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
@@ -68,6 +70,30 @@ def test_the_sketch_of_the_design_is_valid_as_it_is_written() -> None:
     assert (run.mode, run.failover, run.loss) == (KillMode.CRASH, FailoverBy.REAPER, Loss.FORBIDDEN)
     assert (run.outage_budget, run.max_lag, run.min_copies) == (2 * S, 5 * S, 3)
     assert (run.max_transaction_age, run.quarantine) == (30 * S, 2 * H)
+
+
+def test_what_a_replacement_has_to_prove_is_in_the_limits_of_a_run() -> None:
+    text = MINIMAL + (
+        "verify: {against: master, share: 0.25, within: 10m}\n"
+        "warm: {gate: 0.8, within: 5m, otherwise: go, factor: 3, canaries: ['SELECT v FROM app.t WHERE k = 7']}\n"
+        "replace: {snapshot: {reuse_within: 20h, keep: 7}}\n"
+        "budgets: {time_to_normal: 30s}\n"
+    )
+    run = limits_of(policy_in(text))
+    assert (run.compare_with, run.compare_share, run.compare_within) == (Reference.MASTER, 0.25, 10 * M)
+    assert run.warm == WarmthGate(
+        gate=0.8,
+        within=5 * M,
+        otherwise=Otherwise.GO,
+        factor=3,
+        canaries=("SELECT v FROM app.t WHERE k = 7",),
+    )
+    assert (run.snapshot_reuse_within, run.snapshot_keep, run.normal_budget) == (20 * H, 7, 30 * S)
+
+
+def test_a_canary_that_could_do_harm_is_a_mistake() -> None:
+    (mistake,) = mistakes_in(MINIMAL + "warm: {canaries: ['SELECT SLEEP(1)']}\n")
+    assert "is no canary" in str(mistake)
 
 
 def test_a_policy_that_says_nothing_is_leashed_and_takes_one_at_a_time() -> None:

@@ -14,7 +14,7 @@ from reaper.domain.errors import RefusedError
 from reaper.domain.facts import Instance
 from reaper.domain.parity import EventFacts, Events, EventStatus, Scheduler
 from reaper.domain.plan import Plan, Replacement, StepName
-from reaper.domain.policy import Loss, Policy, Waivable, Waiver
+from reaper.domain.policy import Loss, Policy, Reference, Waivable, Waiver
 from reaper.domain.rehearsal import Obstacle
 from reaper.domain.snapshots import TestOutcome
 from reaper.domain.tail import Told
@@ -106,6 +106,20 @@ def test_E29_the_evidence_of_a_difference_is_kept_with_the_run(stage: Stage) -> 
     refused = [v for verdicts in stage.record.guards for v in verdicts if v.guard == "data"]
     assert len(refused) == 1
     assert ITEMS in refused[0].evidence[0]
+
+
+@pytest.mark.parametrize(
+    ("against", "refused"),
+    [(Reference.SOURCE, False), (Reference.MASTER, True)],
+    ids=["its source has it too", "the master has not"],
+)
+def test_what_the_copied_replica_had_wrong_shows_against_the_master(
+    stage: Stage, against: Reference, refused: bool
+) -> None:
+    comparer(stage).damage("n2", ITEMS)
+    with pytest.raises(RefusedError, match="are not those of n1") if refused else contextlib.nullcontext():
+        stage.run(compare_with=against)
+    assert stage.master.id.short == ("n1" if refused else "n4")
 
 
 def test_a_comparison_that_ran_out_of_time_refuses(stage: Stage) -> None:

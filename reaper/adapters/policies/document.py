@@ -24,7 +24,7 @@ from reaper.adapters.policies.values import (
 )
 from reaper.domain.canary import refusal
 from reaper.domain.plan import Replacement
-from reaper.domain.policy import FailoverBy, KillMode, Waivable
+from reaper.domain.policy import FailoverBy, KillMode, Reference, Waivable
 from reaper.domain.standing import Leash, Scope, SnapshotFrom, What
 from reaper.domain.warmth import Otherwise
 
@@ -216,6 +216,8 @@ class WarmSection(Section):
 class VerifySection(Section):
     """How much of a replacement's data is compared before it counts as a copy."""
 
+    against: Annotated[Reference, one_of(Reference)] = Reference.SOURCE
+    """source: what it was copied from; master: also finds what that one had wrong, and reads it all there."""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Of every table, in chunks drawn at random; the report states the confidence."""
     within: Span = Field(default="1h", validate_default=True)

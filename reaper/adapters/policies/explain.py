@@ -10,7 +10,7 @@ from reaper.domain.almanac import MINUTES_A_DAY, WeekWindow
 from reaper.domain.checks import CloudwatchCheck, ExternalCheck, HttpCheck, PrometheusCheck, ScriptCheck
 from reaper.domain.cron import WEEKDAYS
 from reaper.domain.plan import Replacement
-from reaper.domain.policy import FailoverBy, KillMode, Loss
+from reaper.domain.policy import FailoverBy, KillMode, Loss, Reference
 from reaper.domain.standing import (
     OPT_OUT_TAG,
     PROTECT_UNTIL_TAG,
@@ -157,7 +157,8 @@ def _proved(policy: StandingPolicy) -> Iterator[str]:
         yield f"{replace.snapshot_keep} snapshots stay behind."
     share = "All" if run.compare_share == 1 else f"{run.compare_share:.0%}, drawn by lot,"
     within = in_words(run.compare_within)
-    yield f"{share} of its data are compared with those of the server that it was copied from, within {within}."
+    whose = "the server that it was copied from" if run.compare_with is Reference.SOURCE else "the master"
+    yield f"{share} of its data are compared with those of {whose}, within {within}."
     if warm is not None and replace.when is Replacement.BEFORE:
         late = "the run is refused" if warm.otherwise is Otherwise.REFUSE else "the kill happens all the same"
         yield (

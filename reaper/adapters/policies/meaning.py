@@ -200,6 +200,7 @@ def _limits_of_run(doc: form.Document) -> Policy:
         repoint_within=within.repoint,
         failover_within=doc.failover.within,
         quarantine=doc.retire.quarantine,
+        compare_with=doc.verify.against,
         compare_share=doc.verify.share,
         compare_within=doc.verify.within,
         probe_clients=doc.probe.clients,
