@@ -115,10 +115,11 @@ class Comparison:
     def __str__(self) -> str:
         """One line for a person."""
         size = f"{self.size_bytes / 2**20:.0f} MiB"
-        looked = f"{self.rows} rows in {self.tables} tables (about {size}) in {self.took.total_seconds():.0f} s"
+        rows = f"{_of(self.rows, 'row')} in {_of(self.tables, 'table')}"
+        looked = f"{rows} (about {size}) in {self.took.total_seconds():.0f} s"
         parts = [f"{self.subject} against {self.reference} at {self.position or 'the beginning'}: {looked}"]
         if self.differences:
-            count = f"{len(self.differences)} differences in {self.chunks_different} chunks"
+            count = f"{_of(len(self.differences), 'difference')} in {_of(self.chunks_different, 'chunk')}"
             parts.append(f"{count}, the first: {self.differences[0]}")
         elif self.complete:
             parts.append("no difference")
@@ -131,6 +132,10 @@ class Comparison:
         if self.skipped:
             parts.append(f"{len(self.skipped)} tables not compared, the first: {self.skipped[0]}")
         return "; ".join(parts)
+
+
+def _of(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def chance_to_find(chunks_of: int, chunks: int, different: int) -> float:

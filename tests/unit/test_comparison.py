@@ -79,7 +79,7 @@ PERSON_READS = {  # id -> (what of a clean comparison is changed, words that are
     ),
     "different": (
         {"differences": (ROW,), "chunks_different": 3},
-        ["1 differences in 3 chunks", "app.t, key 7: different"],
+        ["1 difference in 3 chunks", "app.t, key 7: different"],
         ["no difference"],
     ),
     "skipped": ({"skipped": (Skipped(table="a.b", why="MyISAM"),)}, ["1 tables not compared", "a.b: MyISAM"], ["NOT"]),
