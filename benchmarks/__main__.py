@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pymysql
 
-from benchmarks import cutover, durability, idle, observe, planning, prepare, start
+from benchmarks import cutover, durability, idle, observe, planning, prepare, start, verify, warmth
 from benchmarks.table import Exit, Result, show
 from benchmarks.workshop import guarded
 from reaper.domain.errors import ReaperError
@@ -15,11 +15,14 @@ from reaper.domain.errors import ReaperError
 def _main() -> Exit:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--kills", type=int, default=20, help="cutover: of each kind (20)")
-    parser.add_argument("--mib", type=int, default=1024, help="prepare: size of the data set (1024)")
-    parser.add_argument("--rounds", type=int, default=3, help="prepare: builds of each kind (3)")
+    parser.add_argument(
+        "--mib", type=int, default=1024, help="prepare, verify: size of the data set; warmth: twice the pool (1024)"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="prepare, verify: of each kind (3)")
     parser.add_argument("--runs", type=int, default=10, help="start: of each command (10)")
     parser.add_argument("--rotations", type=int, default=8, help="durability: with a store, and without one (8)")
     parser.add_argument("--seconds", type=float, default=60.0, help="idle: how long the daemon is watched (60)")
+    parser.add_argument("--reading", type=float, default=120.0, help="warmth: seconds after each promotion (120)")
     parser.add_argument("--clusters", type=int, default=100, help="observe: looked at at once (100)")
     options = parser.parse_args()
     benchmarks: dict[str, Callable[[], Result]] = {
@@ -29,6 +32,15 @@ def _main() -> Exit:
         "planning": lambda: planning.measure(planning.SIZES),
         "idle": lambda: idle.measure(policies=idle.POLICIES, seconds=max(1.0, options.seconds)),
         "observe": lambda: observe.measure(clusters=max(2, options.clusters), labs=observe.LABS),
+        "verify": lambda: verify.measure(mib=max(1, options.mib), rounds=max(1, options.rounds)),
+        "warmth": lambda: warmth.measure(
+            pool_mib=max(16, options.mib // 2),
+            data_mib=max(32, options.mib * 3 // 2),
+            rows=warmth.ROWS,
+            seconds=max(12.0, options.reading),
+            rounds=1,
+            warm_s=30.0,
+        ),
         "prepare": lambda: prepare.measure(mib=max(1, options.mib), rounds=max(1, options.rounds)),
     }
     results = []

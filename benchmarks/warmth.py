@@ -316,6 +316,9 @@ def _tell(words: str) -> None:
 # ---- the whole
 
 
+ROWS = 128  # with 32 a disk that is fast fills the pool before anybody notices
+
+
 def measure(
     *, pool_mib: int, data_mib: int, rows: int, seconds: float, rounds: int, warm_s: float, charts: Path | None = None
 ) -> Result:
@@ -442,7 +445,9 @@ def _main() -> Exit:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.warmth", description=__doc__)
     parser.add_argument("--pool-mib", type=int, default=512, help="buffer pool of each server (512)")
     parser.add_argument("--data-mib", type=int, default=1536, help="size of the data set (1536)")
-    parser.add_argument("--rows", type=int, default=32, help="that one read wants, each on a page of its own (32)")
+    parser.add_argument(
+        "--rows", type=int, default=ROWS, help=f"that one read wants, each on a page of its own ({ROWS})"
+    )
     parser.add_argument("--seconds", type=float, default=120, help="of reading after each promotion (120)")
     parser.add_argument("--warm-up", type=float, default=30, help="seconds of reading before a round (30)")
     parser.add_argument("--rounds", type=int, default=1, help="promotions of each kind (1)")
