@@ -561,7 +561,7 @@ def test_an_open_transaction_does_not_survive_a_drained_master_and_nobody_was_to
     with contextlib.closing(session):
         session.begin()
         session.cursor().execute("INSERT INTO app.receipts VALUES (0, 1, 1)")
-        verdict = stage.run(mode=KillMode.DRAIN)
+        verdict = stage.run(mode=KillMode.DRAIN, outage_budget=timedelta(minutes=1))
         assert verdict.good, verdict.faults
         with pytest.raises((pymysql.MySQLError, OSError)):
             session.commit()
