@@ -116,7 +116,7 @@ class Rotation:
     def _execute(self) -> RunVerdict:
         try:
             with self._stage:
-                passed, struck = self._up_to_the_outcome()
+                passed, scheduled, struck = self._up_to_the_outcome()
         except ReaperError as error:
             self._give_up(error)
             raise
@@ -126,9 +126,10 @@ class Rotation:
         self._after.faults += struck.faults
         if struck.outcome is None:
             raise self._stuck(struck.stuck)
+        self._hand_over(scheduled)
         return self._after.end(self._after.retire(struck.outcome, passed.copies))
 
-    def _up_to_the_outcome(self) -> tuple[Passed, Struck]:
+    def _up_to_the_outcome(self) -> tuple[Passed, HandOver, Struck]:
         plan, steps, after = self._plan, self._steps, self._after
         steps.run("begin", NoneType, lambda: self._world.journal.begin(plan))
         passed = steps.run("guards", Passed, self._pass_first_guards)
@@ -139,7 +140,7 @@ class Rotation:
         heir = None
         if plan.replacement is Replacement.BEFORE:
             heir = self._build(passed.master)
-        wanted = self._look_at_events(passed.master)
+        scheduled = self._look_at_events(passed.master)
         self._ask_a_person(heir)
         table = self._names.probe_table
         self._undo.push("drop the probe's table", lambda: after.drop_probe_table(table))
@@ -148,8 +149,7 @@ class Rotation:
         try:
             struck = steps.run("cutover", Struck, lambda: self._cut_over(heir))
             self._world.interrupt.crossed()  # a replay comes here without having killed in this process
-            self._hand_over(wanted)
-            return passed, struck
+            return passed, scheduled, struck
         except OwnershipLostError:
             raise
         except BaseException:

@@ -180,6 +180,33 @@ def test_E19_what_the_master_ran_by_schedule_runs_on_the_heir(stage: Stage) -> N
     assert StepName.HAND_OVER in {e.step for e in stage.record.events}
 
 
+class PowerCutError(BaseException):
+    """The process is gone."""
+
+
+def test_E19_I8_a_process_that_dies_between_the_cutover_and_the_hand_over_is_followed_by_one_that_hands_over(
+    stage: Stage,
+) -> None:
+    """What it replays knows the dead master; the events go to the one who took its place."""
+    stage.n("n1").knobs.events = Events(scheduler=Scheduler.ON, events=(DAILY,))
+    asleep = Events(scheduler=Scheduler.OFF, events=(replace(DAILY, status=EventStatus.DISABLED_ON_REPLICA),))
+    for name in ("n2", "n3"):
+        stage.n(name).knobs.events = asleep
+    stage.at(StepName.JOIN, EventKind.DONE, lambda: setattr(stage.n("n4").knobs, "events", asleep))
+
+    def cut() -> None:
+        raise PowerCutError
+
+    stage.fleet.faults.before("record", "hand over the events", cut)
+    plan = stage.plan(outage_budget=60 * SECOND)
+    with pytest.raises(PowerCutError):
+        stage.follow(plan)
+    stage.fleet.interrupt.is_crossed = False
+    verdict = stage.follow(plan)
+    assert verdict.good, verdict.faults
+    assert [e.status for e in stage.master.knobs.events.events] == [EventStatus.ENABLED]
+
+
 def test_E19_an_event_that_is_gone_on_the_heir_is_a_fault(stage: Stage) -> None:
     stage.n("n1").knobs.events = Events(scheduler=Scheduler.ON, events=(DAILY,))
     waiver = Waiver(
