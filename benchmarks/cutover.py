@@ -22,7 +22,6 @@ from benchmarks.by_hand import Promise, ready
 from benchmarks.table import Exit, Result, Row, Spread, layout, show
 from benchmarks.workshop import LAB, Workshop, guarded, workshop
 from reaper.adapters.local.lab import LOOPBACK
-from reaper.adapters.mysql.server import SCHEMA
 from reaper.adapters.probe.client import ProbeConfig
 from reaper.adapters.probe.control import ProcessProbe
 from reaper.domain.errors import ExitCode, ReaperError, TryAgainError
@@ -30,6 +29,7 @@ from reaper.domain.facts import Instance
 from reaper.domain.ledger import Ledger, outages, settle
 from reaper.domain.plan import Replacement, StepName
 from reaper.workflow.evidence import client_costs, parts_of, worst
+from reaper.workflow.server import SCHEMA
 
 SIZE = 3
 WRITES_PER_SECOND = 150.0

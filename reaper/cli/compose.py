@@ -19,7 +19,7 @@ from reaper.adapters.local.endpoint import LocalEndpoint
 from reaper.adapters.local.fleet import LocalFleet
 from reaper.adapters.local.registry import LabRecord, Registry
 from reaper.adapters.mysql.engines import dialect_of, engine_of, find_engine
-from reaper.adapters.mysql.server import SCHEMA, SqlServer
+from reaper.adapters.mysql.server import SqlServer
 from reaper.cli.servers import LabServers
 from reaper.cli.settings import store_address
 from reaper.domain.errors import TryAgainError
@@ -30,6 +30,7 @@ from reaper.domain.verdict import RunState
 from reaper.workflow.engine import Engine
 from reaper.workflow.ports import Interrupt, Journal, Probe
 from reaper.workflow.prepare import Names
+from reaper.workflow.server import SCHEMA
 from reaper.workflow.world import World
 
 if TYPE_CHECKING:

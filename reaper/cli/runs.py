@@ -56,7 +56,7 @@ def run_name(cluster: str, store: RunStore) -> str:
 def dry_run(site: Site, plan: Plan, output: Output) -> ExitCode:
     """Print the plan and every guard's verdict. Nothing is written, on no server and in no store."""
     world = site.world(announcer(), SignalInterrupt())
-    _, verdicts = examine(world, plan, Moment.PLAN, None)
+    verdicts = examine(world, plan, Moment.PLAN, None).verdicts
     refused = refusals(verdicts)
     if output is Output.JSON:
         print_json(

@@ -9,7 +9,8 @@ from reaper.domain.errors import RefusedError, ServerGoneError
 from reaper.domain.facts import Instance, InstanceId, InstanceState
 from reaper.testing.fleet import MemoryFleet
 from reaper.testing.machine import Machine
-from reaper.testing.parts import SCHEMA, Row, Verb
+from reaper.testing.parts import Row, Verb
+from reaper.workflow.server import SCHEMA
 
 _CATCH_UP_WITHIN = timedelta(seconds=30)
 _TAKES = timedelta(milliseconds=500)

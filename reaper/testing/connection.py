@@ -21,8 +21,8 @@ from reaper.domain.parity import Amiss, Events, HandOver, Inventory
 from reaper.testing.faults import Faults
 from reaper.testing.inventories import handed_over, simulated
 from reaper.testing.machine import Machine
-from reaper.testing.parts import MARKER, SCHEMA, Channel, Outcome, Row, Verb
-from reaper.workflow.server import Halted
+from reaper.testing.parts import MARKER, Channel, Outcome, Row, Verb
+from reaper.workflow.server import SCHEMA, Halted
 
 IO_TIMEOUT = timedelta(seconds=3)  # how long a server that is frozen, or ends, is waited for
 COMMIT_TIMEOUT = timedelta(seconds=30)  # how long the answer to a commit is waited for

@@ -9,9 +9,9 @@ from reaper.domain.facts import Activity, Address
 from reaper.domain.gtid import MariadbGtid
 from reaper.domain.parity import Events
 from reaper.testing.inventories import NO_EVENTS
+from reaper.workflow.server import SCHEMA
 
 Row = tuple[object, ...]
-SCHEMA = "reaper"
 MARKER = f"{SCHEMA}.marker"
 ITEMS = "shop.items"  # what every simulated cluster is born with
 

@@ -11,11 +11,11 @@ from reaper.testing.clients import FakeEndpoint, FakeProbe
 from reaper.testing.comparing import FakeComparer
 from reaper.testing.fleet import MemoryFleet
 from reaper.testing.forensics import FakeDeadLogs
-from reaper.testing.parts import SCHEMA
 from reaper.testing.rehearsing import Backstage, FakeUnderstudy
 from reaper.testing.warming import warm_side
 from reaper.workflow.pools import Side
 from reaper.workflow.prepare import Names
+from reaper.workflow.server import SCHEMA
 from reaper.workflow.world import World
 
 

@@ -28,10 +28,10 @@ from reaper.workflow.evidence import client_costs, ledger_faults, parts_of, wors
 from reaper.workflow.forensics import dissect
 from reaper.workflow.observe import observe
 from reaper.workflow.ports import Probe
-from reaper.workflow.prepare import SCHEMA, Names, Undo, build_replacement, forget_snapshots, victim_of
-from reaper.workflow.proving import Hands, prove
+from reaper.workflow.prepare import Hands, Names, Undo, build_replacement, forget_snapshots, victim_of
+from reaper.workflow.proving import prove
 from reaper.workflow.run import Timeline, persist
-from reaper.workflow.server import Server
+from reaper.workflow.server import SCHEMA, Server
 from reaper.workflow.steps import Steps
 from reaper.workflow.world import World
 
@@ -263,9 +263,8 @@ class Aftermath:
             if master is None:
                 raise TryAgainError("there is no master to replicate from")
             source = self._steps.run("choose the source", InstanceId, lambda: self._source_beside(master))
-            launched = build_replacement(world, plan, source, master, self._timeline, undo, self._steps)
             hands = Hands(world=world, plan=plan, timeline=self._timeline, steps=self._steps, undo=undo)
-            self.proven = prove(hands, launched, master)
+            self.proven = prove(hands, build_replacement(hands, source, master), master)
         except ReaperError as error:
             self.faults += [*undo.run(), f"could not restore the cluster's size: {error}"]
             return False

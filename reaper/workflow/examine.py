@@ -3,6 +3,7 @@
 import contextlib
 import secrets
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from reaper.domain.facts import ClusterView, Instance
 from reaper.domain.plan import Plan
@@ -14,7 +15,21 @@ from reaper.workflow.observe import observe, watch
 from reaper.workflow.world import World
 
 
-def examine(world: World, plan: Plan, moment: Moment, heir: Instance | None) -> tuple[Case, tuple[GuardVerdict, ...]]:
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """Facts of one moment, and what was said of them."""
+
+    case: Case
+    own: tuple[GuardVerdict, ...]  # judged of the case alone
+    others: tuple[GuardVerdict, ...]  # the members' parity, and what was asked elsewhere
+
+    @property
+    def verdicts(self) -> tuple[GuardVerdict, ...]:
+        """All of it."""
+        return self.own + self.others
+
+
+def examine(world: World, plan: Plan, moment: Moment, heir: Instance | None) -> Examined:
     """Fresh facts and what every guard says of them. Reads only: it is all that a dry run does."""
     view = observe(world, plan.cluster)
     case = Case(
@@ -29,7 +44,7 @@ def examine(world: World, plan: Plan, moment: Moment, heir: Instance | None) -> 
         copies_hot=world.fleet.copies_hot(plan.cluster),
         heir=heir.id if heir else None,
     )
-    return case, judge(case) + _ask_others(world, plan, view, moment)
+    return Examined(case=case, own=judge(case), others=_ask_others(world, plan, view, moment))
 
 
 def _judge_parity(world: World, plan: Plan, view: ClusterView) -> GuardVerdict:

@@ -147,8 +147,8 @@ def _foresee(world: World, decision: Decision, due: DueInstance, seen: ClusterVi
     )
     plan = make_plan(seen, request)
     try:
-        case, verdicts = examine(world, plan, Moment.PLAN, None)
-        view = case.view
+        found = examine(world, plan, Moment.PLAN, None)
+        view, verdicts = found.case.view, found.verdicts
     except ReaperError as error:
         refusal = GuardVerdict(
             guard="observation",

@@ -23,8 +23,6 @@ from reaper.workflow.server import Server
 from reaper.workflow.steps import Steps
 from reaper.workflow.world import World
 
-SCHEMA = "reaper"  # everything of reaper's in a cluster lies in this schema
-
 
 @dataclass(frozen=True)
 class Names:
@@ -77,6 +75,17 @@ class Undo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hands:
+    """What building and proving a replacement need of their run."""
+
+    world: World
+    plan: Plan
+    timeline: Timeline
+    steps: Steps
+    undo: Undo
+
+
+@dataclass(frozen=True, kw_only=True)
 class Copied:
     """What the copied server was before it was copied."""
 
@@ -113,25 +122,24 @@ class Launched:
     age: timedelta  # of the snapshot, at the launch
 
 
-def build_replacement(
-    world: World, plan: Plan, copied: InstanceId | None, master: Instance, timeline: Timeline, undo: Undo, steps: Steps
-) -> Launched:
+def build_replacement(hands: Hands, copied: InstanceId | None, master: Instance) -> Launched:
     """A replacement that replicates from `master`. Raises before it is in doubt."""
-    return _Build(world, plan, master, timeline, steps).build(copied, undo)
+    return _Build(hands, master).build(copied)
 
 
 class _Build:
-    def __init__(self, world: World, plan: Plan, master: Instance, timeline: Timeline, steps: Steps) -> None:
-        self._world = world
-        self._plan = plan
+    def __init__(self, hands: Hands, master: Instance) -> None:
+        self._world = hands.world
+        self._plan = hands.plan
+        self._timeline = hands.timeline
+        self._steps = hands.steps
+        self._undo = hands.undo
         self._master = master
-        self._timeline = timeline
-        self._steps = steps
-        self._names = Names(plan.run)
-        self._check = within_the_time_to_build(world, plan)
+        self._names = Names(hands.plan.run)
+        self._check = within_the_time_to_build(hands.world, hands.plan)
 
-    def build(self, copied: InstanceId | None, undo: Undo) -> Launched:
-        world, plan, steps = self._world, self._plan, self._steps
+    def build(self, copied: InstanceId | None) -> Launched:
+        world, plan, steps, undo = self._world, self._plan, self._steps, self._undo
         source = steps.run("find the source", Instance, lambda: self._source(copied))
         before = steps.run("look at the source", Copied, lambda: self._look(source))
         keepers = {i.id: i for i in (source, self._master)}
@@ -148,7 +156,7 @@ class _Build:
 
         undo.push("let binary logs expire again", release)
         steps.run("hold the binary logs", NoneType, lambda: self._hold(expiry, keepers))
-        basis = self._basis(source, before, undo)
+        basis = self._basis(source, before)
         undo.push("retire the replacement", lambda: retire_by_token(world, plan, self._names.heir))
         launched = steps.run("launch", Launched, lambda: self._launch(basis, source, before.tables))
         steps.run("join", NoneType, lambda: self._join(launched))
@@ -199,13 +207,13 @@ class _Build:
 
     # ---- the snapshot
 
-    def _basis(self, source: Instance, before: Copied, undo: Undo) -> Basis:
+    def _basis(self, source: Instance, before: Copied) -> Basis:
         world, plan, steps, name = self._world, self._plan, self._steps, self._names.snapshot
         found = steps.run("choose a snapshot", tuple[Basis, ...], self._earlier)
         if found:
             return found[0]
-        undo.push("forget the snapshot", lambda: forget_snapshot(world, name))
-        undo.push(f"resume replication on {source.id.short}", lambda: _resume(world, plan, source))
+        self._undo.push("forget the snapshot", lambda: forget_snapshot(world, name))
+        self._undo.push(f"resume replication on {source.id.short}", lambda: _resume(world, plan, source))
         return steps.run("snapshot", Basis, lambda: self._snapshot(source, before))
 
     def _earlier(self) -> tuple[Basis, ...]:

@@ -7,7 +7,6 @@ in memory. Each is a recorded step that may be begun twice. A failure is kept wi
 import contextlib
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from types import NoneType
 
@@ -23,28 +22,15 @@ from reaper.domain.warmth import Warmth, WarmthGate
 from reaper.planner.parity import compare as compare_inventories
 from reaper.planner.parity import judge_parity
 from reaper.workflow.pools import Pace
-from reaper.workflow.prepare import Launched, Undo, elapsed, victim_of, within_the_time_to_build
+from reaper.workflow.prepare import Hands, Launched, elapsed, victim_of, within_the_time_to_build
 from reaper.workflow.rehearsing import Theatre, rehearse, take_back
-from reaper.workflow.run import Timeline
 from reaper.workflow.server import Server
-from reaper.workflow.steps import Steps
 from reaper.workflow.warming import Surroundings, must_pass, warm_up
 from reaper.workflow.world import World
 
 _LOOK_EVERY = timedelta(milliseconds=50)
 # For each wait of a rehearsal: a heir that is silent keeps a sibling stopped so long.
 _REHEARSE_WITHIN = timedelta(seconds=5)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hands:
-    """What every step needs."""
-
-    world: World
-    plan: Plan
-    timeline: Timeline
-    steps: Steps
-    undo: Undo
 
 
 def prove(hands: Hands, launched: Launched, master: Instance) -> Proven:

@@ -24,7 +24,7 @@ from reaper.domain.policy import FailoverBy, KillMode, Loss
 from reaper.domain.rehearsal import Rehearsed
 from reaper.domain.verdict import GuardVerdict, RunState, RunVerdict
 from reaper.domain.warmth import Recovery
-from reaper.planner.guards import Case, Moment, judge, refusals
+from reaper.planner.guards import Moment, judge, refusals
 from reaper.planner.parity import to_hand_over
 from reaper.planner.shape import OtherShape, classify, living
 from reaper.workflow.aftermath import GONE, KEPT_FOR_A_PERSON, Aftermath, Outcome, wait_while_paused
@@ -43,13 +43,13 @@ from reaper.workflow.cutover import (
     undrain,
 )
 from reaper.workflow.evidence import client_costs, recovery_faults
-from reaper.workflow.examine import examine
+from reaper.workflow.examine import Examined, examine
 from reaper.workflow.forward import Forward
 from reaper.workflow.normal import Normal, follow_to_normal, measure_normal
 from reaper.workflow.observe import mark, observe
 from reaper.workflow.ports import Probe
-from reaper.workflow.prepare import Names, Undo, build_replacement, instance_of, victim_of
-from reaper.workflow.proving import Hands, prove, rehearse_failover, theatre_of
+from reaper.workflow.prepare import Hands, Names, Undo, build_replacement, instance_of, victim_of
+from reaper.workflow.proving import prove, rehearse_failover, theatre_of
 from reaper.workflow.rehearsing import take_back
 from reaper.workflow.run import Timeline
 from reaper.workflow.steps import Message, Op, Steps
@@ -99,8 +99,7 @@ class Rotation:
         self._names = Names(plan.run)
         self._after = Aftermath(world, plan, self._timeline, steps)
         self._claim = Claim(world, plan)
-        self._case: Case | None = None  # as the first guards saw it, if it was in this process
-        self._others: tuple[GuardVerdict, ...] = ()  # what was asked elsewhere then
+        self._found: Examined | None = None  # by the first guards, if it was in this process
         self._lossless = plan.policy.loss is Loss.FORBIDDEN
         self._stage = contextlib.ExitStack()
         self._ready: _Ready | None = None
@@ -161,7 +160,7 @@ class Rotation:
         """A replacement that deserves to be master."""
         world, plan, steps = self._world, self._plan, self._steps
         hands = Hands(world=world, plan=plan, timeline=self._timeline, steps=steps, undo=self._undo)
-        launched = build_replacement(world, plan, plan.snapshot_from, master, self._timeline, self._undo, steps)
+        launched = build_replacement(hands, plan.snapshot_from, master)
         heir, proven = launched.heir, prove(hands, launched, master)
         if self._fails_over:
             siblings = steps.run("find the siblings", tuple[Instance, ...], lambda: self._siblings(heir))
@@ -228,34 +227,34 @@ class Rotation:
 
     def _pass_first_guards(self) -> Passed:
         """Reads only: nothing is written before every guard has let it pass."""
-        case, verdicts = examine(self._world, self._plan, Moment.PLAN, None)
-        self._must_go(verdicts)
-        self._case, self._others = case, verdicts[len(judge(case)) :]
-        shape = classify(case.view)
+        found = examine(self._world, self._plan, Moment.PLAN, None)
+        self._must_go(found.verdicts)
+        self._found = found
+        shape = classify(found.case.view)
         if isinstance(shape, OtherShape):
             raise RefusedError(f"shape: {shape.name}: {shape.why}")
         master = shape.master
         # Whoever accepts a loss once has not asked for a cluster that can lose writes from then on.
         lossless = bool(master.facts and master.facts.semi_sync.source_enabled)
-        return Passed(master=master.instance, lossless=lossless, copies=len(living(case.view)))
+        return Passed(master=master.instance, lossless=lossless, copies=len(living(found.case.view)))
 
     def _pass_marked_guards(self, master: Instance) -> None:
         self._claim.must_hold(master)
-        if self._case is None:
+        if self._found is None:
             self._pass_guards(Moment.PLAN, None)
         else:
-            self._judge_marked(self._case, self._others)
+            self._judge_marked(self._found)
 
     def _pass_guards(self, moment: Moment, heir: Instance | None) -> None:
-        case, verdicts = examine(self._world, self._plan, moment, heir)
-        self._must_go(verdicts)
-        self._judge_marked(case, verdicts[len(judge(case)) :])
+        found = examine(self._world, self._plan, moment, heir)
+        self._must_go(found.verdicts)
+        self._judge_marked(found)
 
-    def _judge_marked(self, case: Case, others: tuple[GuardVerdict, ...]) -> None:
-        """The guards again with a row that was written and looked for. `others`: what was asked elsewhere."""
-        world, plan = self._world, self._plan
+    def _judge_marked(self, found: Examined) -> None:
+        """The guards again with a row that was written and looked for."""
+        world, plan, case = self._world, self._plan, found.case
         marker = mark(world, case.view, plan.policy, plan.run)
-        verdicts = judge(replace(case, soak=replace(case.soak, marker=marker))) + others
+        verdicts = judge(replace(case, soak=replace(case.soak, marker=marker))) + found.others
         self._must_go(verdicts)
         world.journal.guards(plan.run, verdicts)
         world.interrupt.check()

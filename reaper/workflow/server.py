@@ -13,6 +13,8 @@ from reaper.domain.gtid import GtidSet
 from reaper.domain.parity import Amiss, Events, HandOver, Inventory
 from reaper.domain.rehearsal import Account, Attempt, Transport
 
+SCHEMA = "reaper"  # everything of reaper's in a cluster lies in this schema
+
 
 @dataclass(frozen=True, kw_only=True)
 class Halted:

@@ -15,6 +15,7 @@ from reaper.domain.canary import Canary, refusal
 from reaper.domain.errors import AccessDeniedError, StatementTimeoutError
 from reaper.domain.facts import Flavour
 from reaper.workflow.pools import Reads, Sampled
+from reaper.workflow.server import SCHEMA
 
 LIMIT = timedelta(seconds=1)  # for one run
 _ROWS = 1000  # that a canary without a LIMIT of its own brings back at most
@@ -22,7 +23,7 @@ _LOCK_WAIT_S = 1
 _SAMPLE_WITHIN = timedelta(seconds=5)
 _VARIANTS = 16  # sets of literals for each digest
 _DIGESTS = 40  # looked through for canaries
-_NOT_THEIRS = "('mysql', 'sys', 'information_schema', 'performance_schema', 'reaper')"
+_NOT_THEIRS = f"('mysql', 'sys', 'information_schema', 'performance_schema', '{SCHEMA}')"
 _HISTORIES = ("events_statements_history_long", "events_statements_history")
 
 

@@ -17,11 +17,9 @@ from reaper.domain.gtid import GtidSet
 from reaper.domain.parity import Amiss, Events, HandOver, Inventory
 from reaper.domain.rehearsal import Account, Attempt, Transport
 from reaper.workflow.engine import Login
-from reaper.workflow.server import Halted
+from reaper.workflow.server import SCHEMA, Halted
 
 _MARKER_LOCK_WAIT_S = 3
-
-SCHEMA = "reaper"  # everything of reaper's in a cluster lies in this schema
 
 
 class SqlServer:

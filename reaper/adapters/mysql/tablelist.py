@@ -4,7 +4,7 @@ from collections import defaultdict
 
 from reaper.adapters.mysql.checksum import Column, Table
 from reaper.adapters.mysql.connection import Ask, Row
-from reaper.adapters.mysql.server import SCHEMA
+from reaper.workflow.server import SCHEMA
 
 _ELSEWHERE = f"('mysql', 'sys', 'information_schema', 'performance_schema', '{SCHEMA}')"
 
