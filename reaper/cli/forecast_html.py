@@ -2,11 +2,12 @@
 
 from functools import cache
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
 
 from reaper import __version__
 from reaper.cli import telling
 from reaper.cli.drawing import bars_of, line_of, topology
+from reaper.cli.pages import template_of
 from reaper.domain.verdict import Ruling
 from reaper.planner.report import State
 from reaper.workflow.forecast import Forecast
@@ -16,14 +17,7 @@ MOST_DRAWN = 40  # runs with a drawing and their steps; the others are told in w
 
 @cache
 def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("reaper.cli"),
-        autoescape=True,  # names and errors come from clusters and are never trusted
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("plan.html.j2")
+    return template_of("plan.html.j2")
 
 
 def forecast_html(forecast: Forecast) -> str:

@@ -208,15 +208,9 @@ def _write(found: "Forecast", form: Form, out: Path | None) -> None:
     if out is None and form is Form.TABLE:
         _print_table(found, sys.stdout, None if sys.stdout.isatty() else _FILE_WIDTH)
         return
-    text = rendered(found, form)
-    if out is None:
-        sys.stdout.write(text)
-        return
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"the report cannot be written to {out}: {error.strerror or error}") from error
-    sys.stdout.write(f"the report is in {out}\n")
+    from reaper.cli.pages import deliver
+
+    deliver(rendered(found, form), out, "report")
 
 
 def rendered(found: "Forecast", form: Form) -> str:

@@ -278,9 +278,7 @@ def _evidence(verdict: RunVerdict) -> Iterator[tuple[str, str]]:
     proven, recovery, forensics = verdict.proven, verdict.recovery, verdict.forensics
     if proven is not None:
         origin = f"{proven.snapshot}, {short(proven.snapshot_age)} old, restored in {short(proven.restore_took)}"
-        yield "replacement", f"from {origin}"
-        if proven.reused:
-            yield "", f"no new snapshot was taken: {proven.reused}"
+        yield "replacement", f"from {origin}{', used again' if proven.reused else ''}"
         yield "data", str(proven.comparison)
         yield "parity", proven.parity.reason
         if proven.warmth is not None:

@@ -1,17 +1,18 @@
 """One run as one HTML file that needs nothing else: no script, no other file, no network."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from functools import cache
-from typing import assert_never
+from typing import Any, assert_never
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
 
 from reaper import __version__
 from reaper.adapters.store.journal import RunRecord
 from reaper.cli.curve import recovery_svg
+from reaper.cli.pages import template_of
 from reaper.cli.render import interruption, short, size, words
 from reaper.cli.run_drawing import WIDTH, charts_of, client_bars, slices_of
 from reaper.cli.telling import inheritance
@@ -61,33 +62,20 @@ class Number:
     bad: bool = False
 
 
-def _plain(value: object) -> object:
-    """What servers and people said, without what a reader of the file cannot see; what is markup stays it."""
-    return value if hasattr(value, "__html__") else words(str(value)).plain
-
-
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
 @cache
 def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("reaper.cli"),
-        autoescape=True,  # names and errors come from clusters and are never trusted
-        undefined=StrictUndefined,
-        finalize=_plain,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    filters: dict[str, Callable[..., Any]] = {
         "span": short,
         "spent": lambda took_ns: short(timedelta(microseconds=took_ns / 1000)),
         "size": size,
         "in_words": in_words,
         "sentence": _sentence,
     }
-    return environment.get_template("run.html.j2")
+    return template_of("run.html.j2", filters)
 
 
 def run_html(record: RunRecord, events: tuple[Event, ...], asked: tuple[tuple[GuardVerdict, ...], ...]) -> str:

@@ -1,7 +1,6 @@
 """One run, whole: for a person, for a machine, as a page."""
 
 import json
-import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from io import StringIO
@@ -13,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reaper.adapters.store.journal import RunRecord, RunStore
+from reaper.cli.pages import deliver
 from reaper.cli.render import (
     guards_table,
     interruption,
@@ -88,14 +88,7 @@ def show_run(store: RunStore, name: str, form: Form, out: Path | None) -> None:
             text = run_html(record, events, asked)
         case _:
             assert_never(form)
-    if out is None:
-        sys.stdout.write(text)
-        return
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"the run cannot be written to {out}: {error.strerror or error}") from error
-    sys.stdout.write(f"the run is in {out}\n")
+    deliver(text, out, "run")
 
 
 def _print(

@@ -20,10 +20,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from reaper.adapters.accounts import AccountRecord
 from reaper.adapters.aws.discovery import instance_of, look_at
 from reaper.adapters.aws.errors import ask
 from reaper.adapters.aws.fencing import answers
-from reaper.adapters.aws.labbook import Account, LabBook, Ready
+from reaper.adapters.aws.labbook import LabBook, Ready
 from reaper.adapters.aws.serverids import ServerIds
 from reaper.adapters.aws.session import Clients, Keys, Place
 from reaper.adapters.aws.settings import Ec2Settings, TagNames
@@ -165,8 +166,8 @@ def _new_book(home: Path, engine: Engine, finder: str, weather: Weather) -> LabB
     )
 
 
-def _account(user: str) -> Account:
-    return Account.model_validate({"user": user, "password": secrets.token_urlsafe(24)})
+def _account(user: str) -> AccountRecord:
+    return AccountRecord.model_validate({"user": user, "password": secrets.token_urlsafe(24)})
 
 
 def _free_network(home: Path, port: int) -> tuple[str, dict[str, str]]:

@@ -4,11 +4,12 @@ import os
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_serializer
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from reaper.adapters.accounts import AccountRecord
 from reaper.domain.errors import UsageError
 from reaper.domain.facts import Flavour
-from reaper.workflow.engine import Login, Logins
+from reaper.workflow.engine import Logins
 
 
 class _File(BaseModel):
@@ -20,21 +21,6 @@ class _File(BaseModel):
         with os.fdopen(descriptor, "w") as file:
             file.write(self.model_dump_json(indent=1))
         part.replace(path)
-
-
-class Account(_File):
-    """An account of the lab's servers."""
-
-    user: str
-    password: SecretStr
-
-    @field_serializer("password", when_used="json")
-    def _plain(self, value: SecretStr) -> str:
-        return value.get_secret_value()
-
-    def login(self) -> Login:
-        """As the engine wants it."""
-        return Login(self.user, self.password.get_secret_value())
 
 
 class LabBook(_File):
@@ -52,9 +38,9 @@ class LabBook(_File):
     delay_s: float  # how long a state on the way to another one shows
     failing: float = 0.0
     seed: int = 1
-    admin: Account
-    replication: Account
-    application: Account
+    admin: AccountRecord
+    replication: AccountRecord
+    application: AccountRecord
     # What was made in EC2, once it is.
     template: str | None = None
     groups: list[str] = []

@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from reaper.adapters.accounts import AccountRecord
 from reaper.adapters.local import process
 from reaper.adapters.local.copies import remove_tree
 from reaper.adapters.local.endpoint import EndpointConfig, LocalEndpoint, spawn
 from reaper.adapters.local.fleet import allocate, ports_locked
-from reaper.adapters.local.registry import InstanceRecord, LabRecord, LoginRecord, Registry
+from reaper.adapters.local.registry import InstanceRecord, LabRecord, Registry
 from reaper.adapters.local.servers import Connect, boot, describe, running
 from reaper.domain.errors import ReaperError, TryAgainError, UsageError
 from reaper.domain.facts import Address, ThreadState
@@ -109,8 +110,8 @@ def _register(registry: Registry, engine: Engine, nodes: int, taken: set[int]) -
     return records
 
 
-def _login(user: str) -> LoginRecord:
-    return LoginRecord.model_validate({"user": user, "password": secrets.token_urlsafe(24)})
+def _login(user: str) -> AccountRecord:
+    return AccountRecord.model_validate({"user": user, "password": secrets.token_urlsafe(24)})
 
 
 def _wait_replicating(server: Server, clock: Clock) -> None:

@@ -10,13 +10,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_serializer
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from reaper.adapters.accounts import AccountRecord
 from reaper.adapters.local.locks import locked
 from reaper.adapters.local.process import ProcessRecord
 from reaper.domain.errors import UsageError
 from reaper.domain.facts import Flavour
-from reaper.workflow.engine import Login, Logins, Seat
+from reaper.workflow.engine import Logins, Seat
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,29}")
 
@@ -37,21 +38,6 @@ class InstanceRecord(_Record):
     quarantined_until: datetime | None = None
 
 
-class LoginRecord(_Record):
-    """An account; the file that holds it is readable by its owner only."""
-
-    user: str
-    password: SecretStr
-
-    @field_serializer("password", when_used="json")
-    def _plain(self, value: SecretStr) -> str:
-        return value.get_secret_value()
-
-    def login(self) -> Login:
-        """As the engine wants it."""
-        return Login(self.user, self.password.get_secret_value())
-
-
 class LabRecord(_Record):
     """One lab, which is one cluster."""
 
@@ -64,9 +50,9 @@ class LabRecord(_Record):
     endpoint_port: int
     endpoint: ProcessRecord | None = None
     next_server_id: int = 1  # never reused within the cluster's life (E14, E29)
-    admin: LoginRecord
-    replication: LoginRecord
-    application: LoginRecord
+    admin: AccountRecord
+    replication: AccountRecord
+    application: AccountRecord
     instances: list[InstanceRecord] = []
 
     @property
