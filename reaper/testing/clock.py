@@ -6,6 +6,7 @@ time advances only when every thread is parked: waiting in this clock, for a loc
 idle in a pool. Then it jumps from event to event; each event runs under the clock's lock.
 """
 
+import gc
 import heapq
 import sys
 import threading
@@ -45,7 +46,7 @@ class FakeClock:
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._scheduled = 0
         self._waiters: list[Waiter] = []
-        self._strangers = set(sys._current_frames()) - {threading.get_ident()}  # of no concern: they were there before
+        self._strangers = set(_frames()) - {threading.get_ident()}  # of no concern: they were there before
 
     def now(self) -> datetime:
         """The wall time, aware, UTC."""
@@ -117,7 +118,7 @@ class FakeClock:
     def _settled(self) -> bool:
         """True if every other thread is parked, looked at twice. Releases the lock between the looks."""
         for look in range(2):
-            frames = sys._current_frames()
+            frames = _frames()
             mine = threading.get_ident()
             self._strangers &= frames.keys()  # an identifier is given away again after a thread's end
             others = {i: f for i, f in frames.items() if i != mine and i not in self._strangers}
@@ -132,6 +133,19 @@ class FakeClock:
             if look == 0:
                 self.lock.wait(_SETTLE_S)
         return True
+
+
+def _frames() -> dict[int, FrameType]:
+    """Where every thread is. CPython 3.11 holds its lock on the threads meanwhile: a garbage collection that wants it
+    from inside never ends (https://github.com/python/cpython/issues/106883), so none may begin.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames()
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _is_parked(frame: FrameType, alive: Collection[int]) -> bool:
