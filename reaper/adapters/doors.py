@@ -69,8 +69,8 @@ class DoorEndpoint:
         self._door.look()
 
     def show(self) -> Route:
-        """Where it leads. Neither moves nor clients are counted here: both are 0."""
-        return Route(target=self._door.look().target, epoch=0, clients=0)
+        """Where it leads. Neither moves nor clients are counted here."""
+        return Route(target=self._door.look().target)
 
     def route(self, to: Address, expected: Address | None) -> Route:
         """Lead to `to` if it leads to `expected` now, nowhere, or already to `to`; None expects nothing.
@@ -90,7 +90,7 @@ class DoorEndpoint:
             if self._door.look().target != to:  # the answer of a reader that lags, or somebody was faster
                 self._clock.sleep(_LOOK_EVERY)
         self._door.settle(until_ns)
-        return Route(target=to, epoch=0, clients=0)
+        return Route(target=to)
 
     def _compare(self, now: Address | None, to: Address, expected: Address | None) -> None:
         if now is None or expected is None or now == expected:

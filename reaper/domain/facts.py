@@ -69,6 +69,14 @@ class Image:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Berth:
+    """Where a replacement is launched, and from what. Decided with the plan, so that nothing moves on meanwhile."""
+
+    zone: str | None = None  # None: the provider has none, or chooses
+    template: str | None = None  # the provider's name for it, its version pinned; None: the provider needs none
+
+
+@dataclass(frozen=True, kw_only=True)
 class Instance:
     """The provider's record of one server."""
 
@@ -85,6 +93,7 @@ class Instance:
     zone: str | None = None  # None: the provider has none, or it is unknown
     group: str | None = None  # the shard group; None: it belongs to none that is known
     image: Image | None = None  # None: unknown
+    template: str | None = None  # what an instance in its place would be launched from now, with its version
 
 
 class ThreadState(StrEnum):
@@ -210,6 +219,7 @@ class ClusterView:
     members: tuple[Member, ...]
     endpoint: Address | None  # where applications connect; None: not known to reaper
     endpoint_target: Address | None  # where the endpoint leads now; None: unknown
+    endpoint_stale_for: timedelta = timedelta(0)  # how long clients go on to a former target: a DNS record's TTL
 
     def member(self, instance: InstanceId) -> Member | None:
         """The member with this id, or None."""

@@ -1,9 +1,9 @@
 """The plan: the value that the dry run prints is the value that runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-from reaper.domain.facts import InstanceId
+from reaper.domain.facts import Berth, InstanceId
 from reaper.domain.policy import Policy
 
 
@@ -86,3 +86,4 @@ class Plan:
     seed: int | None  # of the draw; None: the victim was named
     steps: tuple[PlannedStep, ...]
     standing: str | None = None  # the name of the standing policy that asked for it; None: a person did
+    berth: Berth = field(default_factory=Berth)  # of the replacement

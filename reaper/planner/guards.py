@@ -25,6 +25,7 @@ from reaper.domain.plan import Replacement, Role
 from reaper.domain.policy import FailoverBy, KillMode, Loss, Policy, Waivable, Waiver
 from reaper.domain.verdict import GuardVerdict, Ruling
 from reaper.planner.shape import MasterWithReplicas, OtherShape, Shape, classify, living
+from reaper.planner.words import in_words
 
 
 class Moment(StrEnum):
@@ -48,6 +49,7 @@ class Case:
     snapshot_from: InstanceId | None
     copies_hot: bool  # a snapshot does not stop its source
     heir: InstanceId | None = None  # the prepared replacement, at the moment of the kill
+    protection: str | None = None  # what at the provider keeps the victim from being killed, in words
 
     @property
     def shape(self) -> Shape:
@@ -338,7 +340,21 @@ def guard_endpoint(case: Case) -> GuardVerdict:
     member = case.view.at(case.view.endpoint_target)
     if member is None or member.instance.id != case.victim:
         return _refuse("endpoint", f"{case.view.endpoint} leads to {case.view.endpoint_target}, not to the master")
+    stale_for, budget = case.view.endpoint_stale_for, case.policy.outage_budget
+    if stale_for > budget:
+        return _refuse(
+            "endpoint",
+            f"clients go on to a former master for {in_words(stale_for)} (the record's TTL), longer than the outage "
+            f"budget of {in_words(budget)}: shorten the TTL, or allow for it in the budget",
+        )
     return _go("endpoint", f"{case.view.endpoint} leads to the master")
+
+
+def guard_protection(case: Case) -> GuardVerdict:
+    """Nothing at the provider keeps the victim from being killed: whoever set that meant it."""
+    if case.protection is not None:
+        return _refuse("protection", f"{case.protection}: take the protection off if it may die")
+    return _go("protection", f"nothing at its provider protects {case.victim.short}")
 
 
 def guard_mode(case: Case) -> GuardVerdict:
@@ -366,6 +382,7 @@ GUARDS: tuple[Guard, ...] = (
     guard_identity,
     guard_settings,
     guard_endpoint,
+    guard_protection,
     guard_mode,
 )
 

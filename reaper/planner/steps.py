@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from reaper.domain.facts import ClusterView, InstanceId, InstanceState, Member, ThreadState
+from reaper.domain.facts import Berth, ClusterView, InstanceId, InstanceState, Member, ThreadState
 from reaper.domain.plan import Phase, Plan, PlannedStep, Replacement, Role, StepName
 from reaper.domain.policy import FailoverBy, KillMode, Policy, Reference
 from reaper.domain.warmth import Otherwise
@@ -57,7 +57,8 @@ def make_plan(view: ClusterView, request: Request) -> Plan:
     """The plan of a rotation (replacement before the kill) or of a kill (replacement after it, or none)."""
     role = role_of(view, request.victim)
     source = None if request.replacement is Replacement.NONE else snapshot_source(view, spare=request.victim)
-    build = _build(request, source, role)
+    berth = _berth(view, request.victim, source)
+    build = _build(request, source, role, berth)
     steps: list[PlannedStep] = []
     if request.replacement is Replacement.BEFORE:
         steps += [PlannedStep(name=n, phase=Phase.PREPARE, what=w) for n, w in build]
@@ -83,14 +84,28 @@ def make_plan(view: ClusterView, request: Request) -> Plan:
         seed=request.seed,
         steps=tuple(steps),
         standing=request.standing,
+        berth=berth,
     )
+
+
+def _berth(view: ClusterView, victim: InstanceId, source: InstanceId | None) -> Berth:
+    """Where the victim is, so that the spread over zones stays; from what its provider launches now."""
+    place, copied = view.member(victim), view.member(source) if source else None
+    template = next((m.instance.template for m in (copied, place) if m and m.instance.template), None)
+    return Berth(zone=place.instance.zone if place else None, template=template)
+
+
+def _place(berth: Berth) -> str:
+    """Where and from what, as far as its provider tells such things apart."""
+    zone = f" in {berth.zone}" if berth.zone else ""
+    return f"{zone} by {berth.template}" if berth.template else zone
 
 
 def _retiring(name: StepName, what: str) -> PlannedStep:
     return PlannedStep(name=name, phase=Phase.RETIRE, what=what)
 
 
-def _build(request: Request, source: InstanceId | None, role: Role) -> list[tuple[StepName, str]]:
+def _build(request: Request, source: InstanceId | None, role: Role, berth: Berth) -> list[tuple[StepName, str]]:
     if request.replacement is Replacement.NONE:
         return []
     heir, policy = f"{request.run}-heir", request.policy
@@ -101,7 +116,7 @@ def _build(request: Request, source: InstanceId | None, role: Role) -> list[tupl
     share = "all" if policy.compare_share == 1 else f"{policy.compare_share:.0%}"
     steps = [
         (StepName.SNAPSHOT, f"{first}snapshot {name} as {request.run}-snap"),
-        (StepName.LAUNCH, f"launch {heir} from it: read-only, replication not started"),
+        (StepName.LAUNCH, f"launch {heir} from it{_place(berth)}: read-only, replication not started"),
         (StepName.JOIN, f"{heir} joins replication by GTID and catches up"),
         (StepName.RESTART, f"{heir} is shut down and booted as it will run"),
         (StepName.COMPARE, f"checksums of {share} of its data against those of {whose}, at one position"),

@@ -31,6 +31,7 @@ class Door:
     listen: Address
     target: Address | None = None
     epoch: int = 1
+    stale_for: timedelta = timedelta(0)
     callers: list[Caller] = field(default_factory=list)
 
     def lead(self, to: Address) -> None:
@@ -53,6 +54,11 @@ class FakeEndpoint:
     def listen(self) -> Address:
         """The address that applications use."""
         return self._door.listen
+
+    @property
+    def stale_for(self) -> timedelta:
+        """How long a test says that clients go on to a former target."""
+        return self._door.stale_for
 
     def warm(self) -> None:
         """Nothing to open here."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from reaper.domain.errors import ReaperError, RefusedError, TryAgainError, UsageError
-from reaper.domain.facts import Address, Instance, InstanceId, InstanceState
+from reaper.domain.facts import Address, Berth, Instance, InstanceId, InstanceState
 from reaper.domain.snapshots import Keeping, Snapshot, SnapshotMethod
 from reaper.testing.clients import Door, FakeProbe
 from reaper.testing.clock import FakeClock
@@ -53,6 +53,8 @@ class MemoryFleet:
         self.snapshot_takes = timedelta(seconds=2)
         self.deaths: list[Callable[[Machine], None]] = []  # called when a process has ended
         self.probes: list[FakeProbe] = []
+        self.protected: dict[InstanceId, str] = {}  # by the provider, and how
+        self.berths: list[Berth] = []  # that launches were told
         self.most_writable = 0  # in one cluster, ever (I2)
         self.fewest_copies: dict[str, int] = {}  # verified and running, ever (I1)
         self._clusters: dict[str, list[Machine]] = {}
@@ -182,9 +184,10 @@ class MemoryFleet:
             return tuple(sorted(lying, key=lambda s: (s.taken_at, s.name)))
 
     def launch(
-        self, cluster: str, snapshot: Snapshot, name: str, keeping: Keeping, check: Callable[[], None]
+        self, cluster: str, snapshot: Snapshot, name: str, keeping: Keeping, berth: Berth, check: Callable[[], None]
     ) -> Instance:
         """Boot a replacement: read-only, replication not started, a server id never used before."""
+        self.berths.append(berth)
         with self.clock.lock, self.faults.around("launch", cluster):
             found = next((m for m in self._clusters[cluster] if m.made_by == name), None)
             if found is None:
@@ -219,6 +222,11 @@ class MemoryFleet:
             machine = self.known(source.id)
             if not machine.runs:
                 self._boot(machine)
+
+    def protection(self, instance: Instance) -> str | None:
+        """What a test says that protects it."""
+        with self.clock.lock, self.faults.around("protection", instance.id.short):
+            return self.protected.get(instance.id)
 
     def aim(self, instance: Instance) -> Trigger:
         """Hold the process of a running instance."""

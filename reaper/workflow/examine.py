@@ -43,8 +43,15 @@ def examine(world: World, plan: Plan, moment: Moment, heir: Instance | None) -> 
         snapshot_from=plan.snapshot_from,
         copies_hot=world.fleet.copies_hot(plan.cluster),
         heir=heir.id if heir else None,
+        protection=_protection(world, plan, view),
     )
     return Examined(case=case, own=judge(case), others=_ask_others(world, plan, view, moment))
+
+
+def _protection(world: World, plan: Plan, view: ClusterView) -> str | None:
+    """What keeps the victim from being killed. Of one that is not there the other guards have something to say."""
+    victim = view.member(plan.victim)
+    return None if victim is None else world.fleet.protection(victim.instance)
 
 
 def _judge_parity(world: World, plan: Plan, view: ClusterView) -> GuardVerdict:

@@ -46,7 +46,7 @@ def observe(world: World, cluster: str) -> ClusterView:
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     members = tuple(reread.get(m.instance.id, m) for m in members)
-    endpoint, target = None, None
+    endpoint, target, stale_for = None, None, timedelta(0)
     try:
         door = world.endpoint(cluster)
     except ReaperError:
@@ -54,9 +54,14 @@ def observe(world: World, cluster: str) -> ClusterView:
     if door is not None:
         endpoint = door.listen
         with contextlib.closing(door), contextlib.suppress(ReaperError):
-            target = door.show().target
+            target, stale_for = door.show().target, door.stale_for
     return ClusterView(
-        name=cluster, taken_at=world.clock.now(), members=members, endpoint=endpoint, endpoint_target=target
+        name=cluster,
+        taken_at=world.clock.now(),
+        members=members,
+        endpoint=endpoint,
+        endpoint_target=target,
+        endpoint_stale_for=stale_for,
     )
 
 

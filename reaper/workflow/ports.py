@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from reaper.domain.checks import ExternalCheck
-from reaper.domain.facts import Address, Instance
+from reaper.domain.facts import Address, Berth, Instance
 from reaper.domain.ledger import Ledger
 from reaper.domain.plan import Plan
 from reaper.domain.snapshots import Keeping, Snapshot
@@ -71,11 +71,11 @@ class Fleet(Protocol):
         """The complete snapshots of a cluster that lie there, whoever took them, oldest first."""
 
     def launch(
-        self, cluster: str, snapshot: Snapshot, name: str, keeping: Keeping, check: Callable[[], None]
+        self, cluster: str, snapshot: Snapshot, name: str, keeping: Keeping, berth: Berth, check: Callable[[], None]
     ) -> Instance:
         """Boot a replacement on the snapshot: read-only, replication not started, a server id never used before.
 
-        RefusedError: the snapshot is to be copied and there is no room (E28).
+        RefusedError: the snapshot is to be copied and there is no room (E28), or the berth cannot be had.
         """
 
     def restart(self, instance: Instance, check: Callable[[], None]) -> Instance:
@@ -87,6 +87,9 @@ class Fleet(Protocol):
 
     def resume_source(self, source: Instance) -> None:
         """Boot the source of a cold snapshot again if it does not run."""
+
+    def protection(self, instance: Instance) -> str | None:
+        """What at the provider keeps it from being killed, in words; None: nothing. Reads only."""
 
     def aim(self, instance: Instance) -> Trigger:
         """Check the identity of a running instance and hold it. RefusedError: it is not what reaper started."""
@@ -109,8 +112,8 @@ class Route:
     """Where an endpoint leads."""
 
     target: Address | None
-    epoch: int
-    clients: int
+    epoch: int | None = None  # how often it was moved; None: not counted
+    clients: int | None = None  # that are led there now; None: not known
 
 
 class Endpoint(Protocol):
@@ -119,6 +122,10 @@ class Endpoint(Protocol):
     @property
     def listen(self) -> Address:
         """The address that applications use."""
+
+    @property
+    def stale_for(self) -> timedelta:
+        """How long clients may go on to the former target after a move: a DNS record's TTL, otherwise zero."""
 
     def warm(self) -> None:
         """Do everything now that a later `route` would have to wait for."""

@@ -264,7 +264,7 @@ class _Build:
         began, now = world.clock.monotonic_ns(), world.clock.now()
         keeping = Keeping.COPY if basis.reused or plan.policy.snapshot_keep else Keeping.MOVE
         with self._timeline.step(StepName.LAUNCH, "a replacement on the snapshot") as outcome:
-            heir = world.fleet.launch(plan.cluster, record.snapshot, self._names.heir, keeping, self._check)
+            heir = world.fleet.launch(plan.cluster, record.snapshot, self._names.heir, keeping, plan.berth, self._check)
             outcome.detail = f"{heir.id.short} at {heir.address}, server id {heir.server_id}, read-only"
         took = elapsed(world, began)
         world.book.restored(record.name, plan.run, took)

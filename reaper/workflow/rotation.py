@@ -27,6 +27,7 @@ from reaper.domain.warmth import Recovery
 from reaper.planner.guards import Moment, judge, refusals
 from reaper.planner.parity import to_hand_over
 from reaper.planner.shape import OtherShape, classify, living
+from reaper.planner.words import in_words
 from reaper.workflow.aftermath import GONE, KEPT_FOR_A_PERSON, Aftermath, Outcome, wait_while_paused
 from reaper.workflow.claim import Claim
 from reaper.workflow.cutover import (
@@ -433,10 +434,11 @@ class Rotation:
                 succession = cut_over(world, armed, self._timeline)
                 self._after.master = succession.heir
                 self._after.faults += succession.faults
-                back = self._wait_for_writes(probe, succession.moments.rerouted)
+                stale_for = armed.endpoint.stale_for
+                back = self._wait_for_writes(probe, succession.moments.rerouted, stale_for)
             if not back:
                 self._after.faults.append("writes were not acknowledged again after the failover")
-            notes = (f"proof of death: {succession.proof}",)
+            notes = (f"proof of death: {succession.proof}", *_staleness(stale_for))
             recovery = self._follow(ready.normal, succession)
             outcome = self._after.measure(probe, succession.heir, succession.moments, notes)
             self._after.attempt("forget the dead master", lambda: self._after.on_master(lambda s: s.forget_source()))
@@ -460,8 +462,8 @@ class Rotation:
         self._after.faults += recovery_faults(recovery, plan.policy)
         return recovery
 
-    def _wait_for_writes(self, probe: Probe, after_ns: int) -> bool:
-        within = self._plan.policy.failover_within
+    def _wait_for_writes(self, probe: Probe, after_ns: int, stale_for: timedelta = timedelta(0)) -> bool:
+        within = self._plan.policy.failover_within + stale_for
         return bool(self._after.attempt("follow the probe", lambda: probe.wait_acknowledged(after_ns, within)))
 
     def _watch_failover(self, probe: Probe, moments: Moments, notes: tuple[str, ...]) -> Outcome:
@@ -487,3 +489,8 @@ class Rotation:
         else:
             self._after.master = shape.master.instance
         return self._after.measure(probe, self._after.master, moments, notes)
+
+
+def _staleness(stale_for: timedelta) -> tuple[str, ...]:
+    """A client that asked right before the move has an answer that leads to a dead server for that long."""
+    return (f"clients may go on to the dead master for up to {in_words(stale_for)} (the TTL)",) if stale_for else ()

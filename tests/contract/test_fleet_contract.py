@@ -18,7 +18,7 @@ from ec2_provider import ec2_world
 from reaper.adapters.interrupt import SignalInterrupt
 from reaper.cli.compose import Site
 from reaper.domain.errors import ReaperError, RefusedError, ServerError, TryAgainError, UsageError
-from reaper.domain.facts import Address, Instance, InstanceId, InstanceState, Openness, ThreadState
+from reaper.domain.facts import Address, Berth, Instance, InstanceId, InstanceState, Openness, ThreadState
 from reaper.domain.snapshots import Keeping, Snapshot
 from reaper.planner.shape import MasterWithReplicas, classify
 from reaper.testing.fleet import MemoryFleet
@@ -81,7 +81,7 @@ class Harness:
     def launched(self) -> Instance:
         """A replacement that has not joined yet."""
         _, replicas = self.master_and_replicas()
-        return self.world.fleet.launch(self.cluster, self.snapshot(replicas[0]), HEIR, Keeping.MOVE, never)
+        return self.world.fleet.launch(self.cluster, self.snapshot(replicas[0]), HEIR, Keeping.MOVE, Berth(), never)
 
     def replicates(self, server: Server) -> bool:
         """True as soon as both threads run; False after a while."""
@@ -222,8 +222,8 @@ def test_a_replacement_boots_read_only_and_does_not_replicate(provider: Harness)
 def test_a_launch_repeated_under_one_token_is_one_instance(provider: Harness) -> None:
     _, (source, *_) = provider.master_and_replicas()
     taken = provider.snapshot(source)
-    heir = provider.world.fleet.launch(provider.cluster, taken, HEIR, Keeping.MOVE, never)
-    again = provider.world.fleet.launch(provider.cluster, taken, HEIR, Keeping.MOVE, never)
+    heir = provider.world.fleet.launch(provider.cluster, taken, HEIR, Keeping.MOVE, Berth(), never)
+    again = provider.world.fleet.launch(provider.cluster, taken, HEIR, Keeping.MOVE, Berth(), never)
     assert (again.id, again.server_id, again.address) == (heir.id, heir.server_id, heir.address)
     assert len(provider.members()) == 4
 
@@ -233,7 +233,7 @@ def test_a_replacement_that_has_joined_shows_what_is_written_on_the_master(provi
     with provider.connect(source) as server:
         history = server.executed()
     taken = provider.snapshot(source)
-    heir = provider.world.fleet.launch(provider.cluster, taken, HEIR, Keeping.MOVE, never)
+    heir = provider.world.fleet.launch(provider.cluster, taken, HEIR, Keeping.MOVE, Berth(), never)
     with provider.connect(heir) as server, provider.connect(master) as writer:
         server.join(master.address, position=taken.position, history=history)
         writer.write_marker(RUN)
@@ -254,7 +254,7 @@ def test_a_server_id_and_an_instance_are_never_used_again(provider: Harness) -> 
     provider.world.fleet.forget(SNAP)
     _, (source, *_) = provider.master_and_replicas()
     taken = provider.snapshot(source)
-    second = provider.world.fleet.launch(provider.cluster, taken, "contract-2-heir", Keeping.MOVE, never)
+    second = provider.world.fleet.launch(provider.cluster, taken, "contract-2-heir", Keeping.MOVE, Berth(), never)
     assert second.server_id != heir.server_id
     assert second.id != heir.id
 
@@ -267,7 +267,7 @@ def test_a_snapshot_that_is_copied_stays_and_serves_again(provider: Harness) -> 
         assert server.wait_applied(writer.executed(), SOON)
     taken = provider.snapshot(source)
     for token in (HEIR, HEIR, "contract-2-heir"):  # the second one finds the first one's work
-        heir = fleet.launch(provider.cluster, taken, token, Keeping.COPY, never)
+        heir = fleet.launch(provider.cluster, taken, token, Keeping.COPY, Berth(), never)
         assert heir.made_by == token
         assert heir.state is InstanceState.RUNNING
         with provider.connect(heir) as server:
@@ -280,11 +280,11 @@ def test_a_snapshot_that_is_moved_serves_once(provider: Harness) -> None:
     fleet = provider.world.fleet
     _, (source, *_) = provider.master_and_replicas()
     taken = provider.snapshot(source)
-    fleet.launch(provider.cluster, taken, HEIR, Keeping.MOVE, never)
+    fleet.launch(provider.cluster, taken, HEIR, Keeping.MOVE, Berth(), never)
     assert fleet.snapshots(provider.cluster) == ()
     for keeping in Keeping:
         with pytest.raises(TryAgainError):
-            fleet.launch(provider.cluster, taken, "contract-2-heir", keeping, never)
+            fleet.launch(provider.cluster, taken, "contract-2-heir", keeping, Berth(), never)
 
 
 # ---- restart

@@ -11,7 +11,7 @@ from reaper.adapters.aws.control_plane import Fate
 from reaper.adapters.aws.settings import Template
 from reaper.adapters.aws.userdata import Birth, render, shipped
 from reaper.domain.errors import ReaperError, RefusedError, TryAgainError, UsageError
-from reaper.domain.facts import Instance
+from reaper.domain.facts import Berth, Instance
 from reaper.domain.snapshots import Keeping, Snapshot
 
 __all__ = ["site"]
@@ -42,7 +42,7 @@ def built(site: Moto, **changes: Any) -> tuple[Snapshot, Instance]:
     _, source, _ = site.add_cluster()
     fleet = site.fleet(**changes)
     snapshot = fleet.snapshot(source, SNAP, never)
-    return snapshot, fleet.launch("c", snapshot, HEIR, Keeping.COPY, never)
+    return snapshot, fleet.launch("c", snapshot, HEIR, Keeping.COPY, Berth(), never)
 
 
 # ---- snapshots
@@ -93,7 +93,7 @@ def test_a_process_that_dies_before_it_describes_the_parts_is_repeated(site: Mot
     with pytest.raises(Died):
         site.fleet().snapshot(source, SNAP, die)
     fleet = site.fleet()
-    heir = fleet.launch("c", fleet.snapshot(source, SNAP, never), HEIR, Keeping.COPY, never)
+    heir = fleet.launch("c", fleet.snapshot(source, SNAP, never), HEIR, Keeping.COPY, Berth(), never)
     assert len(described(site, "snapshots")) == 2
     assert heir.made_by == HEIR
 
@@ -180,7 +180,7 @@ def test_E26_a_launch_whose_answer_is_lost_makes_one_instance(site: Moto, fates:
     fleet = site.fleet()
     taken = fleet.snapshot(fleet.members("c")[0], SNAP, never)
     site.plan.fates["RunInstances"] = list(fates)
-    heir = fleet.launch("c", taken, HEIR, Keeping.COPY, never)
+    heir = fleet.launch("c", taken, HEIR, Keeping.COPY, Berth(), never)
     assert [i["InstanceId"] for i in described(site, "instances")] == [heir.id.short]
 
 
@@ -197,8 +197,8 @@ def test_a_process_that_dies_after_the_launch_finds_its_instance(site: Moto) -> 
             raise Died
 
     with pytest.raises(Died):
-        fleet.launch("c", taken, HEIR, Keeping.COPY, die)
-    heir = site.fleet().launch("c", taken, HEIR, Keeping.MOVE, never)
+        fleet.launch("c", taken, HEIR, Keeping.COPY, Berth(), die)
+    heir = site.fleet().launch("c", taken, HEIR, Keeping.MOVE, Berth(), never)
     assert [i["InstanceId"] for i in described(site, "instances")] == [heir.id.short]
     assert described(site, "snapshots") == [], "moved: it is gone"
 
@@ -208,7 +208,7 @@ def test_one_that_was_retired_is_launched_anew(site: Moto) -> None:
     taken, first = built(site)
     fleet = site.fleet()
     fleet.retire(first)
-    second = fleet.launch("c", taken, HEIR, Keeping.COPY, never)
+    second = fleet.launch("c", taken, HEIR, Keeping.COPY, Berth(), never)
     assert second.id != first.id
     assert second.server_id != first.server_id
 
@@ -218,13 +218,14 @@ def test_the_zone_that_lacks_a_member_gets_it(site: Moto) -> None:
     fleet = site.fleet()
     taken = fleet.snapshot(members[1], SNAP, never)
     fleet.aim(members[2]).crash()
-    assert fleet.launch("c", taken, HEIR, Keeping.COPY, never).zone in {f"{REGION}{letter}" for letter in "abc"}
+    launched = fleet.launch("c", taken, HEIR, Keeping.COPY, Berth(), never)
+    assert launched.zone in {f"{REGION}{letter}" for letter in "abc"}
     while len([m for m in fleet.members("c") if m.state.value == "dead"]) == 0:
         pass
-    wanted = fleet.launch("c", taken, "run-2-heir", Keeping.COPY, never, zone=f"{REGION}c")
+    wanted = fleet.launch("c", taken, "run-2-heir", Keeping.COPY, Berth(zone=f"{REGION}c"), never)
     assert wanted.zone == f"{REGION}c"
     with pytest.raises(RefusedError, match="no subnet in mars"):
-        fleet.launch("c", taken, "run-3-heir", Keeping.COPY, never, zone="mars")
+        fleet.launch("c", taken, "run-3-heir", Keeping.COPY, Berth(zone="mars"), never)
 
 
 def test_no_capacity_is_said_and_leaves_nothing(site: Moto) -> None:
@@ -233,7 +234,7 @@ def test_no_capacity_is_said_and_leaves_nothing(site: Moto) -> None:
     taken = fleet.snapshot(source, SNAP, never)
     site.plan.fates["RunInstances"] = [Fate.NO_ROOM]
     with pytest.raises(TryAgainError, match="no room"):
-        fleet.launch("c", taken, HEIR, Keeping.COPY, never)
+        fleet.launch("c", taken, HEIR, Keeping.COPY, Berth(), never)
     assert described(site, "instances") == []
     assert described(site, "volumes") == []
 
@@ -246,7 +247,7 @@ def test_a_spot_template_is_refused(site: Moto) -> None:
     fleet = site.fleet()
     taken = fleet.snapshot(source, SNAP, never)
     with pytest.raises(RefusedError, match="spot"):
-        fleet.launch("c", taken, HEIR, Keeping.COPY, never)
+        fleet.launch("c", taken, HEIR, Keeping.COPY, Berth(), never)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +287,7 @@ def test_an_instance_that_ends_while_it_boots_is_said_with_ec2s_reason(site: Mot
             site.client.terminate_instances(InstanceIds=[instance["InstanceId"]])
 
     with pytest.raises(TryAgainError, match=r"(shutting-down|terminated) instead of running"):
-        fleet.launch("c", taken, HEIR, Keeping.COPY, kill)
+        fleet.launch("c", taken, HEIR, Keeping.COPY, Berth(), kill)
 
 
 # ---- server ids
@@ -398,7 +399,7 @@ def test_with_every_twentieth_call_failing_everything_is_done_once(site: Moto, s
     site.plane._weather = changeable(0.05, seed)
     fleet = site.fleet()
     taken = fleet.snapshot(source, SNAP, never)
-    heir = fleet.launch("c", taken, HEIR, Keeping.COPY, never)
+    heir = fleet.launch("c", taken, HEIR, Keeping.COPY, Berth(), never)
     trigger = fleet.aim(heir)
     trigger.crash()
     assert trigger.fence(timedelta(seconds=30))

@@ -518,6 +518,32 @@ ROWS = [
         REFUSE,
         "not to the master",
     ),
+    (
+        "endpoint",
+        "a TTL that is longer than the budget of the outage",
+        case(view=view(*trio(), endpoint_stale_for=timedelta(seconds=60))),
+        REFUSE,
+        "clients go on to a former master for 1 minute",
+    ),
+    (
+        "endpoint",
+        "go: a TTL that the budget allows for",
+        case(
+            view=view(*trio(), endpoint_stale_for=timedelta(seconds=5)),
+            policy=Policy(outage_budget=timedelta(seconds=8)),
+        ),
+        GO,
+        "leads to the master",
+    ),
+    # ---- protection
+    ("protection", "go: nothing protects it", case(), GO, "nothing at its provider protects n1"),
+    (
+        "protection",
+        "it is protected",
+        case(protection="n1 is protected by its attribute disableApiTermination"),
+        REFUSE,
+        "take the protection off if it may die",
+    ),
     # ---- mode
     ("mode", "go: crash of a master", case(), GO, "crash, failover by reaper"),
     ("mode", "go: drain of a master", case(policy=Policy(mode=KillMode.DRAIN)), GO, "drain"),

@@ -146,7 +146,9 @@ def port_of(machine: Machine, settings: Ec2Settings) -> int:
     return int(said)
 
 
-def instance_of(machine: Machine, settings: Ec2Settings, image: Image | None) -> Instance:
+def instance_of(
+    machine: Machine, settings: Ec2Settings, image: Image | None = None, template: str | None = None
+) -> Instance:
     """As the rest of reaper knows it. UsageError: a tag that is needed is missing or cannot be read."""
     names, tags = settings.tags, machine.tags
     server_id = tags.get(names.server_id, "")
@@ -172,6 +174,7 @@ def instance_of(machine: Machine, settings: Ec2Settings, image: Image | None) ->
         zone=machine.zone,
         group=tags.get(names.group),
         image=image,
+        template=template,
     )
 
 

@@ -15,7 +15,7 @@ from reaper.adapters.aws.settings import Ec2Settings
 from reaper.adapters.aws.volumes import Taken, Volumes, tag
 from reaper.adapters.aws.waiting import nothing
 from reaper.domain.errors import RefusedError, TryAgainError, UsageError
-from reaper.domain.facts import Address, Instance, InstanceState
+from reaper.domain.facts import Address, Berth, Instance, InstanceState
 from reaper.domain.snapshots import Keeping, Snapshot
 from reaper.workflow.ports import Trigger
 
@@ -57,7 +57,7 @@ class Ec2Fleet:
                 f"{', '.join(str(c.place) for c in self._discovery.places)} has the tag {names.cluster} with that value"
             )
         images = self._images.of(shown)
-        return tuple(instance_of(m, self._settings, images[m.id]) for m in shown)
+        return tuple(instance_of(m, self._settings, images[m.id], self._images.launches(m)) for m in shown)
 
     def copies_hot(self, cluster: str) -> bool:
         """True: EBS copies a volume that is written to."""
@@ -85,14 +85,14 @@ class Ec2Fleet:
         snapshot: Snapshot,
         name: str,
         keeping: Keeping,
+        berth: Berth,
         check: Callable[[], None],
-        zone: str | None = None,
     ) -> Instance:
         """A replacement with volumes from the snapshot. A volume is a copy always: to move is to delete it then."""
         machine = self._launching.find(cluster, name)
         if machine is None:
             taken = self._taken(snapshot)
-            machine = self._launching.launch(Wish(cluster=cluster, name=name, zone=zone, taken=taken), check)
+            machine = self._launching.launch(Wish(cluster=cluster, name=name, berth=berth, taken=taken), check)
         else:
             machine = self._launching.wait_up(machine, check)
         self._discovery.changed(cluster)
@@ -210,4 +210,5 @@ class Ec2Fleet:
         return machine
 
     def _described(self, machine: Machine) -> Instance:
-        return instance_of(machine, self._settings, self._images.of([machine])[machine.id])
+        image = self._images.of([machine])[machine.id]
+        return instance_of(machine, self._settings, image, self._images.launches(machine))

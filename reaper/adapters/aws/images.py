@@ -53,7 +53,7 @@ class Images:
         parameter = tags.get(self._settings.tags.image_parameter)
         if parameter is not None:
             return Image(name=machine.image, newest=self._parameter(clients, parameter), built=built)
-        template = self._settings.template or (Template(id=tags[TEMPLATE_ID]) if TEMPLATE_ID in tags else None)
+        template = template_of(machine, self._settings)
         if template is None:
             return Image(name=machine.image, newest=None, built=built)
         current = self.current(clients, template)
@@ -63,6 +63,12 @@ class Images:
         name = f"{machine.image} by {made_from} {tags[TEMPLATE_VERSION]}"
         newest = f"{current.image or machine.image} by {current.name} {current.version}"
         return Image(name=name, newest=newest, built=built)
+
+    def launches(self, machine: Machine) -> str | None:
+        """What an instance in its place would be launched from now, as `lt-…:7`; None: by no template that is known."""
+        named = template_of(machine, self._settings)
+        current = None if named is None else self.current(machine.clients, named)
+        return None if named is None or current is None else Template(id=named.id, version=current.version).pinned
 
     def current(self, clients: Clients, template: Template) -> Current | None:
         """What a template makes now; None: there is no such template, or not in this version."""
@@ -135,6 +141,12 @@ class Images:
     def _keep(self, clients: Clients, kind: str, name: str, value: Any) -> None:
         with self._lock:
             self._known[(id(clients), kind, name)] = (self._monotonic(), value)
+
+
+def template_of(machine: Machine, settings: Ec2Settings) -> Template | None:
+    """The template of the site, or the one that the machine was launched from; None: neither."""
+    launched_from = machine.tags.get(TEMPLATE_ID)
+    return settings.template or (Template(id=launched_from) if launched_from else None)
 
 
 def _moment(image: Mapping[str, Any]) -> datetime | None:

@@ -11,7 +11,7 @@ from typing import Any
 from reaper.adapters.aws.discovery import Discovery, Machine, look_at, port_of
 from reaper.adapters.aws.errors import NotThereError, SameTokenError, SpentTokenError, ask
 from reaper.adapters.aws.fencing import Answers
-from reaper.adapters.aws.images import TEMPLATE_ID, Images
+from reaper.adapters.aws.images import Images, template_of
 from reaper.adapters.aws.serverids import ServerIds
 from reaper.adapters.aws.session import Clients
 from reaper.adapters.aws.settings import Ec2Settings, Template
@@ -19,7 +19,7 @@ from reaper.adapters.aws.userdata import Birth, render
 from reaper.adapters.aws.volumes import Taken, Volumes, copied, tag_list
 from reaper.adapters.aws.waiting import repeat, until
 from reaper.domain.errors import RefusedError, TryAgainError, UsageError
-from reaper.domain.facts import Address
+from reaper.domain.facts import Address, Berth
 
 _MOST_TOKENS = 5  # one for each time that what was launched has been ended since
 _TOKEN_LENGTH = 64
@@ -31,7 +31,7 @@ class Wish:
 
     cluster: str
     name: str  # the derived name
-    zone: str | None  # None: where the fewest of the cluster are
+    berth: Berth  # without a zone: where the fewest of the cluster are; without a template: the members' own
     taken: Taken
 
 
@@ -72,7 +72,7 @@ class Launching:
                 f"{wish.cluster} has no member in {clients.place}: nothing to launch the replacement beside"
             )
         near = next((m for m in reversed(there) if not m.over), there[-1])
-        template = self._template(clients, near)
+        template = self._template(clients, near, wish.berth)
         taken = {int(v) for m in members if (v := m.tags.get(self._settings.tags.server_id, "")).isdecimal()}
         server_id = self.server_ids.give(wish.cluster, wish.name, taken)
         request = self._request(wish, near, template, server_id)
@@ -99,11 +99,9 @@ class Launching:
                 raise _ended(machine)
         raise TryAgainError(f"{wish.name} was launched and retired {_MOST_TOKENS} times: begin another run")
 
-    def _template(self, clients: Clients, member: Machine) -> Template:
+    def _template(self, clients: Clients, member: Machine, berth: Berth) -> Template:
         """The launch template, its version pinned. UsageError: there is none, or not as it is named."""
-        named = self._settings.template
-        if named is None and TEMPLATE_ID in member.tags:
-            named = Template(id=member.tags[TEMPLATE_ID])
+        named = Template.of(berth.template) if berth.template else template_of(member, self._settings)
         if named is None:
             raise UsageError(
                 f"{member.instance_id} was not launched from a launch template, and the settings name none: reaper "
@@ -150,11 +148,11 @@ class Launching:
         for machine in there:
             if machine.subnet and machine.zone:
                 places.setdefault(machine.zone, machine.subnet)
-        if wish.zone is not None and wish.zone in places:
-            return places[wish.zone]
-        if not places or wish.zone is not None:
+        if wish.berth.zone is not None and wish.berth.zone in places:
+            return places[wish.berth.zone]
+        if not places or wish.berth.zone is not None:
             raise RefusedError(
-                f"{wish.cluster} has no subnet in {wish.zone or 'any zone'}: it has members in "
+                f"{wish.cluster} has no subnet in {wish.berth.zone or 'any zone'}: it has members in "
                 f"{', '.join(sorted(places)) or 'none'}"
             )
         living = Counter(m.zone for m in there if not m.over)

@@ -1,6 +1,7 @@
 """How a site uses EC2: where to look, what the tags are called, how replacements are made."""
 
 from dataclasses import dataclass, field
+from typing import Self
 
 from reaper.adapters.aws.session import Place
 from reaper.adapters.aws.waiting import Pace
@@ -52,7 +53,18 @@ class Template:
     """A launch template in one version."""
 
     id: str
-    version: str | None = None  # a number; None: the default one at the moment of the launch
+    version: str | None = None  # a number; None: the default one when it is looked up
+
+    @property
+    def pinned(self) -> str:
+        """Id and version in one word."""
+        return f"{self.id}:{self.version}"
+
+    @classmethod
+    def of(cls, pinned: str) -> Self:
+        """The other way."""
+        name, _, version = pinned.partition(":")
+        return cls(id=name, version=version or None)
 
 
 @dataclass(frozen=True, kw_only=True)

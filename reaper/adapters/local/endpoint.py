@@ -37,6 +37,8 @@ class LocalEndpoint:
         """The address that applications use."""
         return self._listen
 
+    stale_for = timedelta(0)  # who was led elsewhere is dropped when it moves
+
     def warm(self) -> None:
         """Open the control connection and keep it, so that a later `route` costs one round trip."""
         self.show()

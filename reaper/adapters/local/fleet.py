@@ -22,7 +22,7 @@ from reaper.adapters.local.locks import locked
 from reaper.adapters.local.registry import InstanceRecord, LabRecord, Registry
 from reaper.adapters.local.servers import PROVIDER, Connect, boot, describe, restart, running
 from reaper.domain.errors import RefusedError, TryAgainError, UsageError
-from reaper.domain.facts import Instance, InstanceId
+from reaper.domain.facts import Berth, Instance, InstanceId
 from reaper.domain.snapshots import Keeping, Snapshot, SnapshotMethod
 from reaper.workflow.engine import Engine, Seat
 from reaper.workflow.ports import Trigger
@@ -108,9 +108,10 @@ class LocalFleet:
         boot(registry, self._engine(registry.read()), instance, self._connect, _never)
 
     def launch(
-        self, cluster: str, snapshot: Snapshot, name: str, keeping: Keeping, check: Callable[[], None]
+        self, cluster: str, snapshot: Snapshot, name: str, keeping: Keeping, berth: Berth, check: Callable[[], None]
     ) -> Instance:
-        """Boot a replacement on the snapshot's own directory, or on a copy of it."""
+        """Boot a replacement on the snapshot's own directory, or on a copy of it, with the lab's own program."""
+        del berth  # a lab has one place and one program
         registry = self.registry(cluster)
         lab = registry.read()
         engine, record = self._engine(lab), _launched_as(lab, name)
@@ -130,6 +131,11 @@ class LocalFleet:
         registry = self.registry(cluster)
         restart(registry, self._engine(registry.read()), name, self._connect, check)
         return describe(registry, cluster, _known(registry.read(), name))
+
+    def protection(self, instance: Instance) -> str | None:
+        """Nothing protects a process of ours."""
+        del instance
+        return None
 
     def aim(self, instance: Instance) -> Trigger:
         """Hold the process of a running instance."""
