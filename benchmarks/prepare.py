@@ -321,7 +321,7 @@ def _load(shop: Workshop) -> Iterator[None]:
             database="app",
             clients=2,
             rate=WRITES_PER_SECOND,
-            tls=False,
+            tls=None,
         )
     )
     load.start()

@@ -60,7 +60,7 @@ class Bench:
         """What reaper does before a replacement counts."""
 
         def opened(_cluster: str, instance: Instance, read_timeout_s: float) -> Connection:
-            return Connection(instance.address, self.admin, tls=False, read_timeout_s=read_timeout_s)
+            return Connection(instance.address, self.admin, tls=None, read_timeout_s=read_timeout_s)
 
         comparer = SqlComparer(opened)
         return comparer.compare(LAB, self.master, self.replica, Sample(within=_WITHIN), _never, _silent)
@@ -104,7 +104,7 @@ class Bench:
             raise TryAgainError(f"the client that reads {instance.id} failed: {done.stderr.strip()}")
 
     def _count(self, instance: Instance) -> None:
-        with closing(Connection(instance.address, self.admin, tls=False, read_timeout_s=_SCAN_WITHIN_S)) as session:
+        with closing(Connection(instance.address, self.admin, tls=None, read_timeout_s=_SCAN_WITHIN_S)) as session:
             for table in TABLES:
                 session.ask(f"SELECT COUNT(*) FROM app.{identifier(table)}")
 
@@ -127,7 +127,7 @@ def measure(*, mib: int, rounds: int) -> Result:
         if book.flavour is not Flavour.MARIADB or which("mariadb") is None:
             raise UsageError("this benchmark is of MariaDB: apt-get install mariadb-server mariadb-client")
         master, _ = shop.settle(SIZE)
-        with closing(Connection(master.address, book.application.login(), tls=False, read_timeout_s=120)) as session:
+        with closing(Connection(master.address, book.application.login(), tls=None, read_timeout_s=120)) as session:
             session.ask("USE app")
             for statement in _SMALL:
                 session.ask(statement)

@@ -237,8 +237,7 @@ class Bench:
         login = self.shop.site.registry(LAB).read().admin.login()
         with contextlib.ExitStack() as stack:
             pages, reads = (
-                stack.enter_context(contextlib.closing(Connection(instance.address, login, tls=False)))
-                for _ in range(2)
+                stack.enter_context(contextlib.closing(Connection(instance.address, login, tls=None))) for _ in range(2)
             )
             files = LocalPageFiles(self.shop.site.registry(LAB).home.parent)
             yield Side(

@@ -22,7 +22,7 @@ from reaper.adapters.interrupt import SignalInterrupt
 from reaper.adapters.local import lab, process
 from reaper.cli.compose import Site
 from reaper.domain.errors import ReaperError, TryAgainError, UsageError
-from reaper.domain.facts import Instance, ThreadState
+from reaper.domain.facts import Berth, Instance, ThreadState
 from reaper.domain.plan import Plan
 from reaper.domain.snapshots import Keeping
 from reaper.domain.verdict import Event, GuardVerdict, RunState, RunVerdict
@@ -160,14 +160,14 @@ class Workshop:
         with self.server(source) as server:
             history = server.executed()
         snapshot = fleet.snapshot(source, f"{name}-snap", _never)
-        replica = fleet.launch(LAB, snapshot, f"{name}-heir", Keeping.MOVE, _never)
+        replica = fleet.launch(LAB, snapshot, f"{name}-heir", Keeping.MOVE, Berth(), _never)
         with self.server(master) as server:
             target = server.executed()
         with self.server(replica) as server:
             server.join(master.address, position=snapshot.position, history=history)
             if not server.wait_applied(target, _CATCH_UP_WITHIN):
                 raise TryAgainError(f"{replica.id} did not catch up within {_CATCH_UP_WITHIN}")
-        fleet.forget(snapshot.name)
+        fleet.forget(LAB, snapshot.name)
         return replica
 
     def remove(self, dead: Instance) -> None:

@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pymysql.constants import CR
+
 from reaper.domain.errors import UsageError
 
 
@@ -43,6 +45,29 @@ class ServerTls:
                 f"the CA file {self.ca_file} cannot be read: {error.strerror}. Correct `ca_file`"
             ) from error
         return _context(self, changed)
+
+
+ENCRYPTED = ServerTls(verify=Verify.NOTHING)  # what a lab's servers offer, with the certificates that they made
+
+
+def refused(error: Exception) -> str | None:
+    """Why TLS did not come about, in words, from what PyMySQL raised; None: something else went wrong.
+
+    No password was sent then, and the server is no less alive for it.
+    """
+    if error.args and error.args[0] == CR.CR_SSL_CONNECTION_ERROR:
+        return "it offers no TLS, so no password was sent. Switch TLS on in the server, or off for it in the settings"
+    match getattr(error, "original_exception", None):
+        case ssl.SSLCertVerificationError() as cause:
+            return (
+                f"its certificate is not accepted ({cause.verify_message.rstrip('.')}), so no password was sent: "
+                "somebody else may be answering, or correct `ca_file`, `name` or the server's certificate"
+            )
+        case ssl.SSLEOFError() | ssl.SSLZeroReturnError():
+            return None  # it went away
+        case ssl.SSLError() as cause:
+            return f"no TLS came about ({cause.strerror or cause}), so no password was sent: TLS 1.2 is the least"
+    return None
 
 
 @lru_cache(maxsize=64)  # a context costs 25 ms; made again when the file has changed

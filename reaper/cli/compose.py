@@ -15,20 +15,18 @@ import platformdirs
 from reaper.adapters.checks.asker import Asker
 from reaper.adapters.clock import SystemClock
 from reaper.adapters.local import lab
-from reaper.adapters.local.endpoint import LocalEndpoint
-from reaper.adapters.local.fleet import LocalFleet
 from reaper.adapters.local.registry import LabRecord, Registry
-from reaper.adapters.mysql.engines import dialect_of, engine_of, find_engine
+from reaper.adapters.mysql.engines import find_engine
 from reaper.adapters.mysql.server import SqlServer
-from reaper.cli.servers import LabServers
-from reaper.cli.settings import store_address
+from reaper.cli.grounds import Ground, Grounds
+from reaper.cli.servers import LabGround
+from reaper.cli.settings import Settings, read_settings, store_address
 from reaper.domain.errors import TryAgainError
 from reaper.domain.facts import Instance
 from reaper.domain.ledger import Ledger
 from reaper.domain.plan import Plan
 from reaper.domain.verdict import RunState
-from reaper.workflow.engine import Engine
-from reaper.workflow.ports import Interrupt, Journal, Probe
+from reaper.workflow.ports import Endpoint, Interrupt, Journal, Probe
 from reaper.workflow.prepare import Names
 from reaper.workflow.server import SCHEMA
 from reaper.workflow.world import World
@@ -96,47 +94,52 @@ class Site:
         return self.home / "labs"
 
     @cached_property
-    def fleet(self) -> LocalFleet:
-        """The provider."""
-        return LocalFleet(self.labs, _engine_of_lab, self.connect)
+    def settings(self) -> Settings:
+        """What the site has decided."""
+        return read_settings(self.home)
+
+    @cached_property
+    def fleet(self) -> Grounds:
+        """All providers that are set up here, and which one has what."""
+        others: dict[str, Ground] = {}
+        if self.settings.ec2 is not None:
+            from reaper.adapters.aws.settings import PROVIDER
+            from reaper.cli.cloud import Ec2Ground
+
+            others[PROVIDER] = Ec2Ground(self.settings.ec2)
+        return Grounds(LabGround(self.labs), others)
 
     def registry(self, name: str) -> Registry:
         """The book of one lab."""
         return Registry(self.labs, name)
 
-    @property
-    def servers(self) -> LabServers:
-        """Those of the labs."""
-        return LabServers(self.labs)
-
     def connect(self, cluster: str, instance: Instance) -> SqlServer:
         """A connection with reaper's own account."""
-        return self.servers.connect(cluster, instance)
+        return self.fleet.connect(cluster, instance)
 
-    def endpoint(self, cluster: str) -> LocalEndpoint:
+    def endpoint(self, cluster: str) -> Endpoint:
         """The endpoint of a cluster."""
-        return lab.endpoint_of(self.registry(cluster))
+        return self.fleet.of(cluster).endpoint(cluster)
 
     def start_probe(self, plan: Plan, table: str) -> Probe:
         """A probe process that writes through the endpoint as an application does."""
         from reaper.adapters.probe.client import ProbeConfig
         from reaper.adapters.probe.control import ProcessProbe
 
-        record = self.registry(plan.cluster).read()
-        login = record.application.login()
+        entrance = self.fleet.of(plan.cluster).entrance(plan.cluster)
         self._ledgers.mkdir(parents=True, exist_ok=True)
         return ProcessProbe.start(
             ProbeConfig(
-                host=lab.LOOPBACK,
-                port=record.endpoint_port,
-                user=login.user,
-                password=login.password,
+                host=entrance.address.host,
+                port=entrance.address.port,
+                user=entrance.login.user,
+                password=entrance.login.password,
                 database=SCHEMA,
                 table=table,
                 clients=plan.policy.probe_clients,
                 rate=plan.policy.probe_rate,
                 ledger=str(self._ledgers / f"{table}-{time.time_ns()}.ledger"),
-                tls=dialect_of(record.flavour).tls,
+                tls=entrance.tls,
             )
         )
 
@@ -163,10 +166,10 @@ class Site:
             start_probe=self.start_probe,
             past_ledger=self.past_ledger,
             checker=Asker(),
-            comparer=self.servers.comparer,
-            side=self.servers.side,
+            comparer=self.fleet.comparer,
+            side=self.fleet.side,
             book=self.snapshots,
-            dead_logs=self.servers,
+            dead_logs=self.fleet,
             open_runs=lambda: frozenset(run.run for run in self.work.open_runs()),
             quiet=quiet,
             paused=self.paused,
@@ -194,10 +197,6 @@ class Site:
             gone = lab.down(registry)
         self.snapshots.cluster_removed(name, datetime.now(UTC))
         return gone
-
-
-def _engine_of_lab(record: LabRecord) -> Engine:
-    return engine_of(record.flavour, record.server, record.version)
 
 
 def site() -> Site:

@@ -25,15 +25,25 @@ class Victim:
     seed: int | None
 
 
+def instance_named(name: str) -> InstanceId:
+    """What a person wrote. UsageError: it is no instance's name."""
+    provider, _, rest = name.partition(":")
+    place, _, short = rest.partition("/")
+    if not place or not short:
+        raise UsageError(
+            f"{name!r} is no instance: write it as `reaper status --output json` does, for example local:lab/n1 or "
+            "ec2:eu-central-1/i-0123456789abcdef0"
+        )
+    return InstanceId(provider, rest)
+
+
 def named_victim(site: Site, name: str) -> Victim:
     """The instance that a person named. UsageError: there is none."""
-    provider, _, rest = name.partition(":")
-    cluster = rest.partition("/")[0]
-    if not cluster or "/" not in rest:
-        raise UsageError(f"{name!r} is no instance: write PROVIDER:CLUSTER/NAME, for example local:lab/n1")
+    wanted = instance_named(name)
+    cluster = site.fleet.cluster_of(wanted)
     refuse_unfinished(site, cluster)
     view = observe(site.world(announcer(), SignalInterrupt()), cluster)
-    member = view.member(InstanceId(provider, rest))
+    member = view.member(wanted)
     if member is None:
         known = ", ".join(str(m.instance.id) for m in view.members)
         raise UsageError(f"{cluster} has no instance {name}: it has {known}")

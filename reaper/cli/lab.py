@@ -1,9 +1,11 @@
 """`reaper lab`: a replicating cluster of real servers on this machine. Heavy imports happen inside."""
 
 import sys
+from collections.abc import Callable
 from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +13,22 @@ from reaper.cli.history import status
 from reaper.cli.options import LabName, OutputChoice
 from reaper.cli.parse import span
 
+if TYPE_CHECKING:
+    from reaper.cli.compose import Site
+
 lab_app = typer.Typer(no_args_is_help=True, help="A replicating cluster of real servers on this machine.")
+
+
+class Provider(StrEnum):
+    """What a lab is made of."""
+
+    LOCAL = "local"  # processes of this machine
+    EC2 = "ec2"  # instances of a simulated AWS, each one a process of this machine
+
+
+ProviderChoice = Annotated[
+    Provider, typer.Option(help="local: processes. ec2: instances of a simulated AWS, to rehearse without an account.")
+]
 
 
 @lab_app.command("up")
@@ -19,6 +36,7 @@ def lab_up(
     name: LabName = "lab",
     nodes: Annotated[int, typer.Option(help="Servers: one master, the others replicas.")] = 3,
     server: Annotated[Path | None, typer.Option(help="A mysqld or mariadbd; otherwise the installed one.")] = None,
+    provider: ProviderChoice = Provider.LOCAL,
 ) -> None:
     """Make a lab: real servers on loopback, replicating, with an endpoint in front."""
     from reaper.adapters.interrupt import SignalInterrupt
@@ -27,15 +45,46 @@ def lab_up(
 
     with SignalInterrupt().installed() as interrupt:
         here = site()
+        if provider is Provider.EC2:
+            _aws_up(here, name, server, nodes, interrupt.check)
+            return
         lab = here.lab_up(name, server, nodes, interrupt.check)
         living = sum(m.state is InstanceState.RUNNING for m in here.fleet.members(name))
     sys.stdout.write(
         f"lab {lab.name}: {living} of {len(lab.instances)} servers ({lab.flavour} {lab.version}), "
-        f"endpoint 127.0.0.1:{lab.endpoint_port}\n"
-        f"  reaper status {lab.name}        look at it\n"
-        f"  reaper lab load --name {lab.name}   write and read through the endpoint\n"
-        f"  reaper rotate {lab.name}        replace its master\n"
+        f"endpoint 127.0.0.1:{lab.endpoint_port}\n{_next_steps(name)}"
     )
+
+
+def _aws_up(here: "Site", name: str, server: Path | None, nodes: int, check: Callable[[], None]) -> None:
+    """The environment on standard output, so that a shell can evaluate it; the words for a person beside it."""
+    from reaper.cli.aws_lab import exports, up
+
+    environment = up(here, name, server, nodes, check)
+    sys.stderr.write(
+        f"AWS lab {name}: EC2 at {environment['AWS_ENDPOINT_URL']}, {nodes} instances in three zones, an Elastic IP "
+        "that leads to the master.\nIn every shell that is to work with it:\n"
+        f'  eval "$(reaper lab env --name {name})"\nThen, as with AWS itself:\n{_next_steps(name)}'
+        f"  reaper lab down --name {name} --provider ec2   remove it\n"
+    )
+    sys.stdout.write(exports(environment))
+
+
+def _next_steps(name: str) -> str:
+    return (
+        f"  reaper status {name}        look at it\n"
+        f"  reaper lab load --name {name}   write and read through the endpoint\n"
+        f"  reaper rotate {name}        replace its master\n"
+    )
+
+
+@lab_app.command("env")
+def lab_env(name: LabName = "lab") -> None:
+    """Print what to export so that reaper, and anything made for AWS, works with an AWS lab and never with AWS."""
+    from reaper.cli.aws_lab import environment, exports
+    from reaper.cli.compose import site
+
+    sys.stdout.write(exports(environment(site(), name)))
 
 
 @lab_app.command("status")
@@ -45,11 +94,16 @@ def lab_status(name: Annotated[str | None, typer.Option("--name")] = None, outpu
 
 
 @lab_app.command("down")
-def lab_down(name: LabName = "lab") -> None:
+def lab_down(name: LabName = "lab", provider: ProviderChoice = Provider.LOCAL) -> None:
     """End every process of a lab and delete its files."""
     from reaper.cli.compose import site
 
-    ended = site().lab_down(name)
+    if provider is Provider.EC2:
+        from reaper.cli.aws_lab import down
+
+        ended = tuple(f"process {pid}" for pid in down(site(), name))
+    else:
+        ended = site().lab_down(name)
     sys.stdout.write(f"lab {name} is gone: ended {', '.join(ended) or 'nothing, all had ended'}\n")
 
 

@@ -8,8 +8,6 @@ from types import FrameType
 
 import pymysql
 
-from reaper.adapters.local.lab import LOOPBACK
-from reaper.adapters.mysql.engines import dialect_of
 from reaper.adapters.probe.load import Load, LoadConfig
 from reaper.cli.compose import Site
 from reaper.domain.errors import TryAgainError
@@ -17,18 +15,17 @@ from reaper.domain.errors import TryAgainError
 
 def run_load(site: Site, name: str, *, rate: float, clients: int, stop_after: timedelta | None) -> None:
     """Write and read, and say every second how much. Ends on Ctrl-C, SIGTERM, or after `stop_after`."""
-    record = site.registry(name).read()
-    login = record.application.login()
+    entrance = site.fleet.of(name).entrance(name)
     load = Load(
         LoadConfig(
-            host=LOOPBACK,
-            port=record.endpoint_port,
-            user=login.user,
-            password=login.password,
+            host=entrance.address.host,
+            port=entrance.address.port,
+            user=entrance.login.user,
+            password=entrance.login.password,
             database="app",
             clients=clients,
             rate=rate,
-            tls=dialect_of(record.flavour).tls,
+            tls=entrance.tls,
         )
     )
     done = threading.Event()
@@ -42,7 +39,7 @@ def run_load(site: Site, name: str, *, rate: float, clients: int, stop_after: ti
         load.start()
     except (pymysql.MySQLError, OSError) as error:
         raise TryAgainError(
-            f"the lab {name} takes no writes through its endpoint 127.0.0.1:{record.endpoint_port}: {error}. "
+            f"the lab {name} takes no writes through its endpoint {entrance.address}: {error}. "
             f"Look at `reaper status {name}`."
         ) from error
     seconds = 0

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from reaper import __version__
-from reaper.cli import daemon, history, orders, plan, rotations, trends
+from reaper.cli import adopt, daemon, history, iam, orders, plan, rotations, trends
 from reaper.cli.lab import lab_app
 from reaper.cli.policies import policies_app
 from reaper.cli.snapshots import snapshots_app
@@ -25,6 +25,8 @@ orders.add_to(app)
 daemon.add_to(app)
 plan.add_to(app)
 trends.add_to(app)
+iam.add_to(app)
+adopt.add_to(app)
 app.add_typer(policies_app, name="policies")
 app.add_typer(snapshots_app, name="snapshots")
 

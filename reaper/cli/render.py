@@ -12,6 +12,7 @@ from reaper.adapters.store.journal import RunRecord
 from reaper.cli.curve import recovery_line
 from reaper.domain.facts import (
     ClusterView,
+    Instance,
     InstanceState,
     Member,
     Openness,
@@ -103,13 +104,20 @@ def _member(member: Member, master: Member | None) -> RenderableType:
     line.append(f"  {facts.openness}", style="bold" if facts.openness is Openness.OPEN else "")
     line.append(f"  {facts.version.split('-')[0]} {facts.flavour}  server id {facts.server_id}")
     age = datetime.now(UTC) - instance.created
-    line.append(f"  age {short(age)}  {size(instance.data_bytes)}, {size(instance.free_bytes)} free", style="dim")
+    line.append(f"  age {short(age)}  {_place(instance)}", style="dim")
     second = Text(f"     {_gtids(facts)}", style="dim")
     third = Text("     ")
     for channel in facts.channels:
         third.append(_replication(channel, facts, master))
     third.append(_semi_sync(facts, role))
     return Group(line, second, third)
+
+
+def _place(instance: Instance) -> str:
+    """Where its data lies: how much of how much, or in which zone."""
+    if instance.own_volume:
+        return instance.zone or "on a volume of its own"
+    return f"{size(instance.data_bytes)}, {size(instance.free_bytes)} free"
 
 
 def _gtids(facts: ServerFacts) -> str:

@@ -132,7 +132,7 @@ def kill(
     """Kill an instance, as on a game day: fail over if it was the master, measure, replace it."""
     from reaper.cli import runs
     from reaper.cli.compose import site
-    from reaper.cli.draw import draw_victim, named_victim
+    from reaper.cli.draw import draw_victim, instance_named, named_victim
     from reaper.domain.plan import Replacement
 
     if random == (instance is not None):
@@ -153,7 +153,7 @@ def kill(
         probe_rate=probe_rate,
     )
     here, wanted = site(), output_of(output)
-    asked = cluster if random else str(instance).partition(":")[2].partition("/")[0]
+    asked = cluster if random else here.fleet.cluster_of(instance_named(str(instance)))
     if asked and not dry_run:
         _go_on_instead(here, asked, instance, wanted)
     _refuse_paused(here, dry_run)
@@ -177,7 +177,7 @@ def retire(
     from reaper.cli.compose import site
 
     here = site()
-    here.registry(cluster).read()
+    here.fleet.members(cluster)  # there is no such cluster: that is said before anything is locked
     with here.work.exclusive(cluster, f"`reaper retire` in process {os.getpid()}"):
         kept, gone = [], []
         if dead:

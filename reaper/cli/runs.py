@@ -11,17 +11,19 @@ from rich.console import Console
 from reaper.adapters.interrupt import SignalInterrupt
 from reaper.adapters.store.codec import encode
 from reaper.adapters.store.journal import RunRecord, RunStore
+from reaper.adapters.store.records import AnyPlan, AnyVerdict
 from reaper.adapters.store.work import Limits, Ticket
 from reaper.cli import durable
 from reaper.cli.compose import Site
-from reaper.cli.journal import Fan, announcer
+from reaper.cli.groups_render import group_verdict_panel
+from reaper.cli.journal import announcer
 from reaper.cli.render import guards_table, plan_table, verdict_panel
 from reaper.domain.errors import ExitCode, RefusedError, UsageError
+from reaper.domain.groups import GroupPlan, GroupVerdict
 from reaper.domain.plan import Plan
 from reaper.domain.verdict import GuardVerdict, RunState, RunVerdict
 from reaper.planner.guards import Moment, refusals
 from reaper.workflow.examine import examine
-from reaper.workflow.resume import Resumption
 
 
 class Output(StrEnum):
@@ -84,6 +86,15 @@ def unfinished(site: Site, cluster: str) -> RunRecord | None:
 
     RefusedError: somebody is at work there, so that what is seen of it meanwhile is not its own state.
     """
+    left = interrupted(site, cluster)
+    return None if left is None else site.runs.run(left)
+
+
+def interrupted(site: Site, cluster: str) -> str | None:
+    """The name of the run of a cluster, or of a group by its name among clusters', whose process has died.
+
+    RefusedError: somebody is at work there.
+    """
     if not site.place.exists():
         return None
     left = next((r for r in site.work.open_runs() if r.cluster == cluster), None)
@@ -93,7 +104,7 @@ def unfinished(site: Site, cluster: str) -> RunRecord | None:
             f" `reaper abort {left.run}` withdraws it"
         )
     if left is not None and not left.alive:
-        return site.runs.run(left.run)
+        return left.run
     holder = site.work.holder(cluster)
     if holder is not None:
         raise RefusedError(f"{cluster} is being worked on by {holder}: wait until it has ended")
@@ -107,11 +118,11 @@ def refuse_unfinished(site: Site, cluster: str) -> None:
         raise RefusedError(f"the run {left.run} was interrupted: `reaper resume {left.run}` goes on with it")
 
 
-def run(site: Site, plan: Plan, output: Output) -> ExitCode:
+def run(site: Site, plan: AnyPlan, output: Output) -> ExitCode:
     """Run a plan and print its verdict."""
     with durable.following(site) as engine, durable.heeding_signals(site, plan.run):
         verdict = durable.verdict_of(engine.run(ticket_of(plan), Limits()))
-    return _report(plan, verdict, output)
+    return report(plan, verdict, output)
 
 
 def queue(site: Site, plan: Plan, output: Output) -> ExitCode:
@@ -136,34 +147,36 @@ def go_on(site: Site, left: RunRecord, output: Output) -> ExitCode:
     return resume(site, left.run, output)
 
 
-def ticket_of(plan: Plan, group: str | None = None) -> Ticket:
+def ticket_of(plan: AnyPlan, group: str | None = None) -> Ticket:
     """What asks for the run of a plan. `group`: the shard group that it counts in."""
-    return Ticket(run=plan.run, cluster=plan.cluster, group=group, argument=as_json(Plan, plan))
+    return Ticket(run=plan.run, cluster=plan.cluster, group=group, argument=as_json(type(plan), plan))
 
 
 def resume(site: Site, name: str, output: Output) -> ExitCode:
     """Go on with a run whose process has died, or that got stuck. UsageError: there is nothing to go on with."""
-    record = site.runs.run(name)
+    record = site.runs.record(name)
     if record.state is RunState.STUCK:
         with (
             SignalInterrupt().installed() as interrupt,
             site.work.exclusive(record.cluster, f"the resumed {record.run}"),
         ):
-            world = site.world(Fan(site.runs, announcer()), interrupt)
-            return _report(record.plan, Resumption(world, record.plan).execute(), output)
+            return report(record.plan, durable.finish_stuck(site, record, interrupt), output)
     if record.state is not RunState.RUNNING:
         raise UsageError(
             f"the run {record.run} has ended ({record.state}): only an interrupted or a stuck one is resumed"
         )
     with durable.following(site) as engine, durable.heeding_signals(site, record.run):
         verdict = durable.resume(site, engine, record)
-    return _report(record.plan, verdict, output)
+    return report(record.plan, verdict, output)
 
 
-def _report(plan: Plan, verdict: RunVerdict, output: Output) -> ExitCode:
+def report(plan: AnyPlan, verdict: AnyVerdict, output: Output) -> ExitCode:
+    """Print a verdict."""
     if output is Output.JSON:
-        report = {"run": plan.run, "good": verdict.good, "verdict": as_json(RunVerdict, verdict)}
-        print_json(report | {"plan": as_json(Plan, plan)})
-    else:
+        said = {"run": plan.run, "good": verdict.good, "verdict": as_json(type(verdict), verdict)}
+        print_json(said | {"plan": as_json(type(plan), plan)})
+    elif isinstance(plan, GroupPlan) and isinstance(verdict, GroupVerdict):
+        console().print(group_verdict_panel(plan, verdict))
+    elif isinstance(plan, Plan) and isinstance(verdict, RunVerdict):
         console().print(verdict_panel(plan, verdict))
     return ExitCode.GOOD if verdict.good else ExitCode.BAD_VERDICT

@@ -1,4 +1,4 @@
-"""The settings of one data directory: `reaper.yaml` in it, or the environment."""
+"""The settings of a site: `reaper.yaml` in the data directory, or the file that the environment names."""
 
 import os
 from dataclasses import dataclass
@@ -11,8 +11,10 @@ from reaper.domain.facts import Address
 
 if TYPE_CHECKING:
     from reaper.adapters.announce.channels import Channel
+    from reaper.cli.cloud_settings import Ec2Config
 
 VARIABLE = "REAPER_STORE"
+FILE_VARIABLE = "REAPER_SETTINGS"
 FILE = "reaper.yaml"
 LISTEN = Address("127.0.0.1", 9627)  # the daemon's health and metrics name clusters: they are not for everybody
 _FORM = "postgresql://USER@HOST:PORT/DATABASE; leave it out to use a file in the data directory"
@@ -28,6 +30,7 @@ class Settings:
     per_group: int | None = None
     percent: float | None = None  # of the clusters
     channels: tuple["Channel", ...] = ()  # whom policies can tell, besides the log
+    ec2: "Ec2Config | None" = None  # None: the site has nothing there
 
 
 def store_address(home: Path) -> str | None:
@@ -43,9 +46,12 @@ def store_address(home: Path) -> str | None:
 
 
 def read_settings(home: Path) -> Settings:
-    """What reaper.yaml says, or the defaults. UsageError: it cannot be understood."""
-    path = home / FILE
+    """What reaper.yaml says, or the defaults. UsageError: it cannot be understood, or is named and not there."""
+    named = os.environ.get(FILE_VARIABLE)
+    path = Path(named).absolute() if named else home / FILE
     if not path.exists():
+        if named:
+            raise UsageError(f"{FILE_VARIABLE} names {path}, which is not there: correct it, or unset it")
         return Settings()
     import yaml
 
@@ -78,12 +84,15 @@ def _meaning(said: Any, path: Path) -> Settings:
         listen: str | bool | None = None
         limits: Limits = Limits()
         channels: ChannelsSection = ChannelsSection({})
+        ec2: Any = None
 
     try:
         form = Form.model_validate(said)
+        ec2 = None if form.ec2 is None else _ec2(form.ec2)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-        raise UsageError(f"{path}: {faults}. The settings are store, listen, limits and channels") from error
+        within = "ec2." if error.title == "Ec2Section" else ""
+        faults = "; ".join(f"{within}{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        raise UsageError(f"{path}: {faults}. The settings are store, listen, limits, channels and ec2") from error
     return Settings(
         store=_postgres(form.store, f"{path}: store") if form.store else None,
         listen=_listen(form.listen, path),
@@ -91,7 +100,15 @@ def _meaning(said: Any, path: Path) -> Settings:
         per_group=form.limits.per_group,
         percent=form.limits.percent,
         channels=form.channels.channels(),
+        ec2=ec2,
     )
+
+
+def _ec2(said: Any) -> "Ec2Config":
+    """A ValidationError, or a UsageError for a file that it names."""
+    from reaper.cli.cloud_settings import Ec2Section  # costs time to import, and few sites need it
+
+    return Ec2Section.model_validate(said).config()
 
 
 def _postgres(address: str, where: str) -> str:

@@ -71,7 +71,7 @@ def delete(
     why = why_not_deleted(entry, entries)
     if why is not None and not force:
         raise RefusedError(f"{why}: nothing was deleted; `reaper snapshots delete {name} --force` does it nevertheless")
-    here.fleet.forget(name)
+    here.fleet.forget(entry.cluster, name)
     if entry.record is not None:
         store_of(here).deleted(name, datetime.now(UTC))
     sys.stdout.write(f"deleted {name} of {entry.cluster}, {size(entry.snapshot.size_bytes)}\n")

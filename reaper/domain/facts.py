@@ -89,6 +89,7 @@ class Instance:
     quarantined_until: datetime | None = None
     data_bytes: int | None = None  # size of the data directory or volume
     free_bytes: int | None = None  # free on the file system that holds it
+    own_volume: bool = False  # its data lies on a volume of its own; a copy gets another one, as large
     tags: tuple[tuple[str, str], ...] | None = ()  # (name, value), sorted; None: unreadable, so it is protected
     zone: str | None = None  # None: the provider has none, or it is unknown
     group: str | None = None  # the shard group; None: it belongs to none that is known

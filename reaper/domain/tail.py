@@ -29,6 +29,7 @@ class Tail:
     size_bytes: int = 0  # of all of them
     torn: str | None = None  # where the newest log ends inside a transaction; normal after SIGKILL
     unreadable: str | None = None  # why there may be more than is listed, in words; None: all was read
+    out_of_reach: str | None = None  # why this provider never reads a dead server's logs; None: it does
 
 
 class Told(StrEnum):
@@ -57,6 +58,7 @@ class Forensics:
     unlisted_told: Told = Told.CANNOT_TELL
     torn: str | None = None
     unreadable: str | None = None  # the tail is unknown, wholly or from some point on (I10)
+    out_of_reach: str | None = None  # it is never read at this provider, and what that leaves open
 
     def count(self, told: Told) -> int:
         """How many extra transactions are judged so."""
@@ -66,7 +68,7 @@ class Forensics:
     @property
     def clean(self) -> bool:
         """True if everything was read and nothing is extra; unknown is not clean."""
-        return not self.judged and not self.unlisted and self.unreadable is None
+        return not self.judged and not self.unlisted and self.unreadable is None and self.out_of_reach is None
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -84,6 +86,8 @@ class Forensics:
         if self.unreadable is not None:
             known = f"; {self._counts} so far" if self.judged or self.unlisted else ""
             return f"the dead master's tail is unknown: {self.unreadable}{known}"
+        if self.out_of_reach is not None:
+            return f"the dead master's tail was not read: {self.out_of_reach}"
         if self.clean:
             return "the dead master holds nothing that the new one lacks"
         return f"only on the dead master: {self._counts}"
@@ -101,6 +105,10 @@ def classify(tail: Tail, executed: GtidSet, ledger: Ledger | None, *, lossless: 
     was received by nobody, and acknowledged to nobody. `ledger` None: the probe's record could not be read.
     Reading is in the caller's hands: `executed` may be newer than the set that the tail was read with.
     """
+    if tail.out_of_reach is not None:
+        left = "what it holds alone was acknowledged to nobody, since semi-sync held"
+        open_ = "what it holds alone is counted for the probe's writes only"
+        return Forensics(out_of_reach=f"{tail.out_of_reach}; {left if lossless else open_}")
     fates = {w.key: w.fate for w in ledger.writes} if ledger else {}
     extra = [t for t in tail.transactions if not holds(executed, t.gtid)]
     unlisted = tail.count - len(tail.transactions)

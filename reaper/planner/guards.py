@@ -275,6 +275,8 @@ def guard_disk(case: Case) -> GuardVerdict:
     if case.snapshot_from is None:
         return _refuse("disk", "there is no healthy replica to copy for the replacement: repair one, or go without")
     source = case.view.member(case.snapshot_from)
+    if source is not None and source.instance.own_volume:
+        return _go("disk", f"the replacement gets a volume of its own, as large as that of {case.snapshot_from.short}")
     if source is None or source.instance.data_bytes is None or source.instance.free_bytes is None:
         return _refuse("disk", f"the size of {case.snapshot_from.short} or the free space is unknown")
     need = int(source.instance.data_bytes * SNAPSHOT_HEADROOM) + SNAPSHOT_MARGIN_BYTES

@@ -259,8 +259,9 @@ class MemoryFleet:
                     m.end("retired")
                     machines.remove(m)
 
-    def forget(self, snapshot: str) -> None:
+    def forget(self, cluster: str, snapshot: str) -> None:
         """Delete a snapshot by name, if it is there."""
+        del cluster
         with self.clock.lock, self.faults.around("forget", snapshot):
             self._snapshots.pop(snapshot, None)
 

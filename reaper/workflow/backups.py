@@ -42,6 +42,6 @@ def delete_surplus(
     """
     surplus = to_delete(book.kept(cluster), keep=keep, open_runs=open_runs).delete
     for record in surplus:
-        fleet.forget(record.name)
+        fleet.forget(cluster, record.name)
         book.deleted(record.name, now)
     return tuple(record.name for record in surplus)

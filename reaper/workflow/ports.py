@@ -103,8 +103,8 @@ class Fleet(Protocol):
     def retire(self, instance: Instance) -> None:
         """Delete an instance that is dead or was built by this run; its process is ended first if it runs."""
 
-    def forget(self, snapshot: str) -> None:
-        """Delete a snapshot by name, if it is there."""
+    def forget(self, cluster: str, snapshot: str) -> None:
+        """Delete a snapshot of a cluster by name, if it is there."""
 
 
 @dataclass(frozen=True, kw_only=True)

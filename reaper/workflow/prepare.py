@@ -212,7 +212,7 @@ class _Build:
         found = steps.run("choose a snapshot", tuple[Basis, ...], self._earlier)
         if found:
             return found[0]
-        self._undo.push("forget the snapshot", lambda: forget_snapshot(world, name))
+        self._undo.push("forget the snapshot", lambda: forget_snapshot(world, plan.cluster, name))
         self._undo.push(f"resume replication on {source.id.short}", lambda: _resume(world, plan, source))
         return steps.run("snapshot", Basis, lambda: self._snapshot(source, before))
 
@@ -315,9 +315,9 @@ class _Build:
             raise RefusedError(f"{record.name} cannot follow {self._master.id.short}: {starved}")
 
 
-def forget_snapshot(world: World, name: str) -> None:
+def forget_snapshot(world: World, cluster: str, name: str) -> None:
     """Delete a snapshot, if it is there."""
-    world.fleet.forget(name)
+    world.fleet.forget(cluster, name)
     world.book.deleted(name, world.clock.now())
 
 
@@ -328,7 +328,7 @@ def forget_snapshots(world: World, plan: Plan) -> None:
         keep, now = plan.policy.snapshot_keep, world.clock.now()
         delete_surplus(world.fleet, world.book, plan.cluster, keep=keep, open_runs=others, now=now)
     else:
-        forget_snapshot(world, Names(plan.run).snapshot)
+        forget_snapshot(world, plan.cluster, Names(plan.run).snapshot)
 
 
 def within_the_time_to_build(world: World, plan: Plan) -> Callable[[], None]:

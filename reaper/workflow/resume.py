@@ -63,7 +63,7 @@ class Resumption:
         after.attempt("take the rehearsal back", self._take_back)
         after.attempt("let the copied replica go on", self._resume_source)
         self._remove_replacement()
-        after.attempt("forget the snapshot", lambda: forget_snapshot(world, self._names.snapshot))
+        after.attempt("forget the snapshot", lambda: forget_snapshot(world, plan.cluster, self._names.snapshot))
         after.master = after.attempt("find the master", lambda: present_master(world, plan))
         if after.master is None:
             after.faults.append(
@@ -106,6 +106,6 @@ class Resumption:
         plan, after = self._plan, self._after
         if plan.replacement is Replacement.AFTER:
             self._remove_replacement()  # half-built, perhaps: it is built again from the beginning
-            forget_snapshot(self._world, self._names.snapshot)
+            forget_snapshot(self._world, self._plan.cluster, self._names.snapshot)
         outcome = Forward(self._world, plan, self._timeline, after, self._steps.own).go_on(victim)
         return after.retire(outcome, plan.size)

@@ -20,6 +20,7 @@ from reaper.adapters.local.endpoint import EndpointConfig, LocalEndpoint, spawn
 from reaper.adapters.local.process import end, free_port, identify
 from reaper.adapters.mysql.connection import Connection
 from reaper.adapters.mysql.engines import dialect_of, find_engine
+from reaper.adapters.mysql.replication import ReplicationAccount
 from reaper.adapters.mysql.server import SqlServer
 from reaper.domain.errors import ReaperError
 from reaper.domain.facts import Address, Instance
@@ -49,7 +50,7 @@ def connect_in(home: Path) -> lab.Connect:
     def connect(cluster: str, instance: Instance) -> SqlServer:
         del cluster
         connection = Connection(instance.address, book.logins.admin, tls=dialect.tls)
-        return SqlServer(instance, connection, dialect, book.logins.replication)
+        return SqlServer(instance, connection, dialect, ReplicationAccount(book.logins.replication))
 
     return connect
 
@@ -87,6 +88,6 @@ def ec2_world() -> Iterator[tuple[World, str]]:
 def _remove(fleet: Ec2Fleet, cluster: str) -> None:
     with contextlib.suppress(ReaperError):  # it may not have been made
         for snapshot in fleet.snapshots(cluster):
-            fleet.forget(snapshot.name)
+            fleet.forget(cluster, snapshot.name)
         for member in fleet.members(cluster):
             fleet.retire(member)

@@ -181,8 +181,8 @@ def test_a_snapshot_says_when_it_was_taken_and_is_listed_until_it_is_forgotten(p
     taken = provider.snapshot(source)
     assert before <= taken.taken_at <= clock.now()
     assert fleet.snapshots(provider.cluster) == (taken,)
-    fleet.forget(SNAP)
-    fleet.forget(SNAP)  # a second time there is nothing to delete
+    fleet.forget(provider.cluster, SNAP)
+    fleet.forget(provider.cluster, SNAP)  # a second time there is nothing to delete
     assert fleet.snapshots(provider.cluster) == ()
 
 
@@ -201,7 +201,7 @@ def test_a_snapshot_that_is_aborted_leaves_the_name_free(provider: Harness) -> N
 
     with contextlib.suppress(RefusedError):  # a copy that is quicker than its first check is no failure
         provider.world.fleet.snapshot(source, SNAP, stop)
-    provider.world.fleet.forget(SNAP)
+    provider.world.fleet.forget(provider.cluster, SNAP)
     assert provider.snapshot(source).name == SNAP
 
 
@@ -251,7 +251,7 @@ def test_a_replacement_that_has_joined_shows_what_is_written_on_the_master(provi
 def test_a_server_id_and_an_instance_are_never_used_again(provider: Harness) -> None:
     heir = provider.launched()
     provider.world.fleet.retire(heir)
-    provider.world.fleet.forget(SNAP)
+    provider.world.fleet.forget(provider.cluster, SNAP)
     _, (source, *_) = provider.master_and_replicas()
     taken = provider.snapshot(source)
     second = provider.world.fleet.launch(provider.cluster, taken, "contract-2-heir", Keeping.MOVE, Berth(), never)
@@ -441,9 +441,9 @@ def test_a_replacement_that_runs_is_ended_when_it_is_retired(provider: Harness) 
 def test_a_forgotten_snapshot_may_be_forgotten_again(provider: Harness) -> None:
     _, (source, *_) = provider.master_and_replicas()
     provider.snapshot(source)
-    provider.world.fleet.forget(SNAP)
-    provider.world.fleet.forget(SNAP)
-    provider.world.fleet.forget("never-there")
+    provider.world.fleet.forget(provider.cluster, SNAP)
+    provider.world.fleet.forget(provider.cluster, SNAP)
+    provider.world.fleet.forget(provider.cluster, "never-there")
 
 
 # ---- the endpoint

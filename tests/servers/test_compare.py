@@ -120,7 +120,7 @@ def nothing(_said: str = "") -> None:
 def opener(lab: Lab) -> OpenSession:
     login = lab.book()["admin"]
     admin = Login(login["user"], login["password"])
-    return lambda _, where, timeout_s: Connection(where.address, admin, tls=False, read_timeout_s=timeout_s)
+    return lambda _, where, timeout_s: Connection(where.address, admin, tls=None, read_timeout_s=timeout_s)
 
 
 def compare(
@@ -461,7 +461,7 @@ def test_an_abort_while_the_applier_is_stopped_starts_it_again(filled: Lab, refe
 def test_every_chunk_of_a_keyed_table_is_read_by_a_range_of_its_index(filled: Lab) -> None:
     """A condition that the optimizer does not understand would read the whole table for each chunk."""
     login = filled.book()["admin"]
-    session = Connection(instance(filled, filled.master).address, Login(login["user"], login["password"]), tls=False)
+    session = Connection(instance(filled, filled.master).address, Login(login["user"], login["password"]), tls=None)
     with contextlib.closing(session):
         session.ask("SET time_zone = '+00:00'")
         tables = [t for t in read_tables(session.ask).values() if t.key and t.name not in ("empty", "sparse")]

@@ -34,9 +34,9 @@ from witness import (
 
 from reaper.adapters.clock import SystemClock
 from reaper.adapters.interrupt import SignalInterrupt
-from reaper.adapters.local.fleet import LocalFleet
 from reaper.adapters.mysql.engine_mariadb import MariadbEngine
 from reaper.cli.compose import Site
+from reaper.cli.grounds import Grounds
 from reaper.domain.errors import CallAPersonError, ExitCode, ReaperError, TryAgainError
 from reaper.domain.facts import Instance, InstanceId
 from reaper.domain.plan import Plan, Replacement
@@ -101,10 +101,10 @@ class HookedJournal:
         self._journal.end(run, state, verdict, message)
 
 
-class AimedFleet(LocalFleet):
-    """The local provider with another weapon."""
+class AimedFleet(Grounds):
+    """The site's providers with another weapon."""
 
-    def __init__(self, fleet: LocalFleet, weapon: Callable[[Trigger], Trigger]) -> None:
+    def __init__(self, fleet: Grounds, weapon: Callable[[Trigger], Trigger]) -> None:
         self.__dict__.update(fleet.__dict__)
         self._weapon = weapon
 

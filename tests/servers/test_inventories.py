@@ -109,7 +109,7 @@ def connected(lab: Lab, instance: str) -> Iterator[Connection]:
     """The adapter's own connection, with reaper's account."""
     book = lab.book()["admin"]
     address = Address("127.0.0.1", lab.record(instance)["port"])
-    connection = Connection(address, Login(user=book["user"], password=book["password"]), tls=False)
+    connection = Connection(address, Login(user=book["user"], password=book["password"]), tls=None)
     try:
         yield connection
     finally:
@@ -191,7 +191,7 @@ def test_an_account_that_does_not_see_everything_reads_nothing_by_halves(stocked
         "n1", "CREATE OR REPLACE USER peep@'127.0.0.1' IDENTIFIED BY 'x'", "GRANT SELECT ON *.* TO peep@'127.0.0.1'"
     )
     address = Address("127.0.0.1", stocked.record("n1")["port"])
-    peeping = Connection(address, Login(user="peep", password="x"), tls=False)
+    peeping = Connection(address, Login(user="peep", password="x"), tls=None)
     try:
         seen = inventory(peeping.ask, Flavour.MARIADB, KEY)
         with pytest.raises(AccessDeniedError, match="GRANT EVENT"):
@@ -346,7 +346,7 @@ def test_a_scheduler_that_was_off_stays_off_and_a_missing_privilege_is_named(sto
         "CREATE OR REPLACE USER weak@'127.0.0.1' IDENTIFIED BY 'x'",
         "GRANT SELECT, EVENT ON *.* TO weak@'127.0.0.1'",
     )
-    weak = Connection(Address("127.0.0.1", stocked.record("n1")["port"]), Login(user="weak", password="x"), tls=False)
+    weak = Connection(Address("127.0.0.1", stocked.record("n1")["port"]), Login(user="weak", password="x"), tls=None)
     try:
         with pytest.raises(AccessDeniedError):
             hand_over(weak.ask, wanted)

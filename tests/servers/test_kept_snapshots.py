@@ -21,7 +21,7 @@ from reaper.adapters.local.locks import locked
 from reaper.cli.compose import Site
 from reaper.cli.snapshots import snapshots_app
 from reaper.domain.errors import RefusedError, TryAgainError
-from reaper.domain.facts import Instance, InstanceId
+from reaper.domain.facts import Berth, Instance, InstanceId
 from reaper.domain.snapshots import Keeping, Snapshot, SnapshotMethod
 
 SECOND = timedelta(seconds=1)
@@ -102,7 +102,7 @@ def test_a_launch_names_the_frozen_process_whose_lock_it_waited_for(
     with a_holder(here.labs, hold) as holder:
         freeze(holder.pid)
         with pytest.raises(TryAgainError) as told:
-            here.fleet.launch(lab.name, NO_SNAPSHOT, "frozen-heir", Keeping.COPY, never)
+            here.fleet.launch(lab.name, NO_SNAPSHOT, "frozen-heir", Keeping.COPY, Berth(), never)
         for word in (guards, f"process {holder.pid} (", "which is stopped", f"kill -KILL {holder.pid}"):
             assert word in str(told.value)
         assert len(here.fleet.members(lab.name)) == members
@@ -178,7 +178,7 @@ def a_snapshot(site: Site, lab: Lab, name: str) -> Iterator[Snapshot]:
         for member in site.fleet.members(lab.name):
             if member.made_by is not None:
                 site.fleet.retire(member)
-        site.fleet.forget(name)
+        site.fleet.forget(lab.name, name)
 
 
 def test_a_kept_snapshot_is_untouched_by_the_replacement_that_is_copied_from_it(lab: Lab, here: Site) -> None:
@@ -197,7 +197,7 @@ def test_a_kept_snapshot_is_untouched_by_the_replacement_that_is_copied_from_it(
         assert not left.exists()
         left.mkdir(parents=True)
         (left / "half").write_text("of a process that was killed")
-        heir = here.fleet.launch(lab.name, taken, "kept-heir", Keeping.COPY, never)
+        heir = here.fleet.launch(lab.name, taken, "kept-heir", Keeping.COPY, Berth(), never)
         assert heir.id.short == half["name"]
         data = lab.data(heir.id.short)
         assert not left.exists()

@@ -19,6 +19,7 @@ import pytest
 
 from reaper.adapters.probe.client import ProbeConfig, fate_of
 from reaper.adapters.probe.control import ProcessProbe
+from reaper.adapters.tls import ENCRYPTED
 from reaper.domain.errors import TryAgainError, UsageError
 from reaper.domain.ledger import Fate, Ledger, Write, outages, settle
 
@@ -242,12 +243,12 @@ HOPELESS = {
     "an unknown account names it": ({"user": "nobody"}, r"account 'nobody'.* 1045 "),
     "an unknown database names it": ({"database": "elsewhere"}, r"elsewhere"),
     "an unknown table names it": ({"table": "absent"}, r"probe\.absent"),
-    "TLS that the server does not have": ({"tls": True}, r"2026 .*tls off"),
+    "TLS that the server does not have": ({"tls": ENCRYPTED}, r"2026 .*it offers no TLS"),
 }
 
 
 @pytest.mark.parametrize(("change", "words"), HOPELESS.values(), ids=HOPELESS.keys())
-def test_what_does_not_pass_is_one_clear_error(config: ProbeConfig, change: dict[str, str], words: str) -> None:
+def test_what_does_not_pass_is_one_clear_error(config: ProbeConfig, change: dict[str, object], words: str) -> None:
     wrong = replace(config, **change)  # type: ignore[arg-type]  # the table's values are of several types
     with pytest.raises(UsageError, match=words) as caught:
         ProcessProbe.start(wrong)
@@ -291,7 +292,7 @@ def test_an_encrypted_probe_writes(server: Server, config: ProbeConfig, tmp_path
     server.ask("ALTER USER app@'127.0.0.1' REQUIRE SSL")
     with pytest.raises(UsageError, match=r"1045 "):
         ProcessProbe.start(replace(config, ledger=config.ledger + ".plain"))
-    with ProcessProbe.start(replace(config, tls=True)) as probe:
+    with ProcessProbe.start(replace(config, tls=ENCRYPTED)) as probe:
         seen(probe)
         server.signal(signal.SIGKILL)
         server.start(*tls)

@@ -19,6 +19,7 @@ from reaper.adapters.clock import SystemClock
 from reaper.adapters.mysql.connection import Connection
 from reaper.adapters.mysql.mariadb import MariadbDialect
 from reaper.adapters.mysql.rehearse import CHANNEL, accounts, rehearse, transport_offered, unrehearse, words_of
+from reaper.adapters.mysql.replication import ReplicationAccount
 from reaper.adapters.mysql.server import SqlServer
 from reaper.cli import compose
 from reaper.domain.errors import ServerError, ServerGoneError
@@ -37,7 +38,7 @@ Hook = Callable[[str, "Understudy"], None]
 class Understudy(SqlServer):
     """The server's connection with the rehearsal's methods; `hook` sees each statement before it is sent."""
 
-    def __init__(self, instance: Instance, connection: Connection, replication: Login, hook: Hook) -> None:
+    def __init__(self, instance: Instance, connection: Connection, replication: ReplicationAccount, hook: Hook) -> None:
         super().__init__(instance.id, connection, MariadbDialect(), replication)
         self._plain_ask = connection.ask
         self._hook = hook
@@ -84,9 +85,9 @@ class Stage:
     def connect(self, instance: Instance) -> Understudy:
         book = self.lab.book()
         login = Login(book["admin"]["user"], book["admin"]["password"])
-        replication = Login("replication", self.password or book["replication"]["password"])
+        replication = ReplicationAccount(Login("replication", self.password or book["replication"]["password"]))
         at = Address("127.0.0.1", self.lab.record(instance.id.short)["port"])  # whatever a sibling is told
-        return Understudy(instance, Connection(at, login, tls=False), replication, self.hook)
+        return Understudy(instance, Connection(at, login, tls=None), replication, self.hook)
 
     def theatre(self, within: timedelta = WITHIN) -> Theatre:
         return Theatre(connect=self.connect, clock=SystemClock(), check=lambda: None, within=within)

@@ -21,7 +21,7 @@ from reaper.adapters.mysql.pages import SqlPool
 from reaper.cli.compose import Site
 from reaper.domain.canary import Canary
 from reaper.domain.errors import ServerError, UsageError
-from reaper.domain.facts import Address, Flavour, Instance
+from reaper.domain.facts import Address, Berth, Flavour, Instance
 from reaper.domain.pagelist import Resident, ship
 from reaper.domain.snapshots import Keeping
 from reaper.domain.warmth import Baseline, Warmth, WarmthGate
@@ -59,8 +59,7 @@ class Pair:
         files = LocalPageFiles(self.site.registry(self.lab.name).home.parent)
         with contextlib.ExitStack() as stack:
             pages, reads = (
-                stack.enter_context(contextlib.closing(Connection(instance.address, login, tls=False)))
-                for _ in range(2)
+                stack.enter_context(contextlib.closing(Connection(instance.address, login, tls=None))) for _ in range(2)
             )
             yield Side(
                 instance=instance,
@@ -96,7 +95,7 @@ def pair(lab: Lab) -> Pair:
     with contextlib.closing(site.connect(lab.name, source)) as server:
         history = server.executed()
     snapshot = site.fleet.snapshot(source, "warmth-snap", lambda: None)
-    heir = site.fleet.launch(lab.name, snapshot, "warmth-heir", Keeping.MOVE, lambda: None)
+    heir = site.fleet.launch(lab.name, snapshot, "warmth-heir", Keeping.MOVE, Berth(), lambda: None)
     with contextlib.closing(site.connect(lab.name, heir)) as server:
         server.join(master.address, position=snapshot.position, history=history)
     found = Pair(lab, site, master, heir)
@@ -164,7 +163,7 @@ def test_without_its_file_the_list_is_asked_for_in_a_statement_and_cannot_be_bro
     login = pair.site.registry(pair.lab.name).read().admin.login()
     with (
         pair.side(pair.master) as victim,
-        contextlib.closing(Connection(pair.master.address, login, tls=False)) as connection,
+        contextlib.closing(Connection(pair.master.address, login, tls=None)) as connection,
     ):
         pool = SqlPool(connection.ask, Flavour.MARIADB, pair.master, OutOfReach())
         listed, asked = victim.pool.resident(), pool.resident()
@@ -209,7 +208,7 @@ class Lone:
     logins: Logins
 
     def connect(self, login: Login) -> Connection:
-        return Connection(self.address, login, tls=False)
+        return Connection(self.address, login, tls=None)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Clients of moto's server on loopback, made as strict as AWS where reaper depends on it, and a recorder of calls."""
 
 import heapq
-import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -13,9 +12,11 @@ from unittest.mock import patch
 import boto3
 import requests
 from botocore.config import Config
-from moto.ec2.models.elastic_network_interfaces import NetworkInterface, NetworkInterfaceBackend
-from moto.route53.models import Route53Backend
 from moto.server import ThreadedMotoServer
+
+from reaper.adapters.aws.likeness import gradual_groups
+from reaper.adapters.aws.likeness import strict_addresses as strict_addresses
+from reaper.adapters.aws.likeness import strict_route53 as strict_route53
 
 REGION = "eu-west-1"
 FAKE = {
@@ -160,162 +161,7 @@ def action_of(model: Any) -> str:
 
 
 @contextmanager
-def strict_route53(pending: int = 1) -> Iterator[None]:
-    """A batch is validated against what is there, as AWS does; a change is pending for so many looks."""
-    polls: dict[str, int] = {}
-    numbers = itertools.count(1)
-
-    def change(self: Route53Backend, zoneid: str, change_list: list[dict[str, Any]]) -> None:
-        from moto.route53.exceptions import Route53ClientError
-
-        zone = self.get_hosted_zone(zoneid)
-        there = {_key(r.name, r.type): r for r in zone.rrsets}
-        for one in change_list:
-            wanted = one["ResourceRecordSet"]
-            key = _key(wanted["Name"], wanted["Type"])
-            seen = there.get(key)
-            if one["Action"] == "DELETE":
-                values = [v["Value"] if isinstance(v, dict) else v for v in wanted.get("ResourceRecords", [])]
-                if seen is None or values != list(seen.records) or str(wanted.get("TTL")) != str(seen.ttl):
-                    raise Route53ClientError(
-                        "InvalidChangeBatch", "the values provided do not match the current values"
-                    )
-                del there[key]
-            elif one["Action"] == "CREATE" and seen is not None:
-                raise Route53ClientError("InvalidChangeBatch", "Tried to create resource record set but it exists")
-        for one in change_list:
-            wanted = one["ResourceRecordSet"] | {"Name": one["ResourceRecordSet"]["Name"].rstrip(".") + "."}
-            if one["Action"] == "DELETE":
-                zone.delete_rrset(wanted)
-            else:
-                values = [v["Value"] for v in wanted["ResourceRecords"]]
-                zone.upsert_rrset(wanted | {"ResourceRecords": values})
-
-    def get_change(self: Any) -> Any:
-        from moto.core.responses import ActionResult
-
-        name = self._get_param("Id") or next(numbers)
-        polls[name] = polls.get(name, 0) + 1
-        status = "INSYNC" if polls[name] > pending else "PENDING"
-        return ActionResult({"ChangeInfo": {"Id": name, "Status": status, "SubmittedAt": "2026-03-02T03:00:00Z"}})
-
-    from moto.route53.responses import Route53
-
-    with (
-        patch.object(Route53Backend, "change_resource_record_sets", change),
-        patch.object(Route53, "get_change", get_change),
-    ):
-        yield
-
-
-def _key(name: str, kind: str | None) -> tuple[str, str]:
-    return name.rstrip(".").lower(), kind or ""
-
-
-@contextmanager
-def strict_addresses() -> Iterator[None]:
-    """An address belongs to one interface; it is found by any of them."""
-    assign, unassign = (
-        NetworkInterfaceBackend.assign_private_ip_addresses,
-        NetworkInterfaceBackend.unassign_private_ip_addresses,
-    )
-    value = NetworkInterface.get_filter_value
-
-    def get_filter_value(self: NetworkInterface, name: str, method: str | None = None) -> Any:
-        if name == "addresses.private-ip-address":
-            return [a["PrivateIpAddress"] for a in self.private_ip_addresses]
-        return value(self, name, method)
-
-    def strictly_assign(self: Any, eni: str, addresses: list[str] | None = None, count: int | None = None) -> Any:
-        from moto.ec2.exceptions import InvalidParameterValueError
-
-        for other in self.enis.values():
-            taken = {a["PrivateIpAddress"] for a in other.private_ip_addresses} & set(addresses or ())
-            if taken and other.id != eni:
-                raise InvalidParameterValueError(", ".join(taken))
-        return assign(self, eni, addresses, count)
-
-    def strictly_unassign(self: Any, eni: str, addresses: list[str] | None = None) -> Any:
-        from moto.ec2.exceptions import InvalidParameterValueError
-
-        has = {a["PrivateIpAddress"] for a in self.enis[eni].private_ip_addresses}
-        if not set(addresses or ()) <= has:
-            raise InvalidParameterValueError(", ".join(addresses or ()))
-        return unassign(self, eni, addresses)
-
-    with (
-        patch.object(NetworkInterface, "get_filter_value", get_filter_value),
-        patch.object(NetworkInterfaceBackend, "assign_private_ip_addresses", strictly_assign),
-        patch.object(NetworkInterfaceBackend, "unassign_private_ip_addresses", strictly_unassign),
-    ):
-        yield
-
-
-SECOND = timedelta(seconds=1)
-
-
-@contextmanager
 def slow_groups(clock: InstantClock, refreshes: list[dict[str, Any]]) -> Iterator[None]:
-    """Members come, drain and go gradually, as on AWS; a refresh can be described; a stranger is not terminated."""
-    from moto.autoscaling.exceptions import ValidationError
-    from moto.autoscaling.models import AutoScalingBackend, FakeAutoScalingGroup
-    from moto.autoscaling.responses import AutoScalingResponse
-    from moto.core.responses import ActionResult
-    from moto.elbv2.models import FakeHealthStatus, FakeTargetGroup
-
-    launch, terminate = FakeAutoScalingGroup.replace_autoscaling_group_instances, AutoScalingBackend.terminate_instance
-    deregister, health = FakeTargetGroup.deregister, FakeTargetGroup.health_for
-    initial: set[str] = set()
-    draining: dict[str, dict[str, Any]] = {}
-
-    def slowly_launch(self: Any, count: int, tags: dict[str, str]) -> None:
-        before = {id(s) for s in self.instance_states}
-        launch(self, count, tags)
-        for state in [s for s in self.instance_states if id(s) not in before]:
-            state.lifecycle_state = "Pending"
-            initial.add(state.instance.id)
-            clock.after(3 * SECOND, lambda s=state: setattr(s, "lifecycle_state", "InService"))
-            clock.after(4 * SECOND, lambda i=state.instance.id: initial.discard(i))
-
-    def slowly_terminate(self: Any, instance_id: str, decrement: bool) -> Any:
-        states = [
-            s for g in self.autoscaling_groups.values() for s in g.instance_states if s.instance.id == instance_id
-        ]
-        if not states:
-            raise ValidationError(f"Instance Id not found - No managed instance found for {instance_id}")
-        (state,) = states
-        if state.lifecycle_state == "InService":
-            state.lifecycle_state = "Terminating"
-            clock.after(4 * SECOND, lambda: terminate(self, instance_id, decrement))
-        from moto.autoscaling.models import TerminateInstanceActivity
-
-        return TerminateInstanceActivity(state.instance, state.instance.autoscaling_group.desired_capacity)
-
-    def slowly_deregister(self: Any, targets: list[dict[str, Any]]) -> None:
-        there = {t["Id"]: self.targets[t["Id"]] for t in targets if t["Id"] in self.targets}
-        deregister(self, targets)
-        for name, target in there.items():
-            draining[name] = target
-            self.targets[name] = target  # it is listed until it has drained
-            clock.after(4 * SECOND, lambda n=name: (draining.pop(n, None), self.targets.pop(n, None)))
-
-    def gradual_health(self: Any, target: dict[str, Any], ec2: Any) -> Any:
-        if target["Id"] in draining:
-            return FakeHealthStatus(target["Id"], self.port, self.health_check_port, "draining")
-        if target["Id"] in initial:
-            return FakeHealthStatus(target["Id"], self.port, self.health_check_port, "initial")
-        return health(self, target, ec2)
-
-    with (
-        patch.object(FakeAutoScalingGroup, "replace_autoscaling_group_instances", slowly_launch),
-        patch.object(AutoScalingBackend, "terminate_instance", slowly_terminate),
-        patch.object(FakeTargetGroup, "deregister", slowly_deregister),
-        patch.object(FakeTargetGroup, "health_for", gradual_health),
-        patch.object(
-            AutoScalingResponse,
-            "describe_instance_refreshes",
-            lambda _self: ActionResult({"InstanceRefreshes": refreshes}),
-            create=True,
-        ),
-    ):
+    """Auto Scaling groups that are as slow as AWS on a clock on which waiting costs nothing."""
+    with gradual_groups(clock.after, timedelta(seconds=1), refreshes):
         yield

@@ -21,7 +21,8 @@ from reaper.testing.faults import Faults, When
 from reaper.testing.groups import GroupKnobs, GroupRecord, MemoryGroup, MemoryGroupJournal
 from reaper.testing.people import FakeInterrupt
 from reaper.testing.steps import Diary
-from reaper.workflow.groups import GroupRotation, GroupWorld, give_back
+from reaper.workflow.groups import GroupRotation, GroupWorld
+from reaper.workflow.groups_unreplayed import give_back
 
 MINUTE = timedelta(minutes=1)
 RUN = "run-1"

@@ -28,7 +28,8 @@ from cryptography.x509.oid import NameOID
 from reaper.adapters.aws.calls import Calls
 from reaper.adapters.aws.credentials import TOKEN_KEPT, ParameterSource, RdsTokenSource, SecretSource
 from reaper.adapters.credentials import EnvironmentSource, FileSource, Kept, Source, open_with
-from reaper.adapters.tls import ServerTls, Verify
+from reaper.adapters.probe.client import ProbeConfig
+from reaper.adapters.tls import ENCRYPTED, ServerTls, Verify
 from reaper.domain.errors import AccessDeniedError, UsageError
 from reaper.domain.facts import Address
 from reaper.workflow.engine import Login
@@ -479,3 +480,35 @@ def test_a_file_of_authorities_that_was_exchanged_is_read_again(keys: Path, tmp_
     file.write_bytes((keys / "ca.pem").read_bytes())
     os.utime(file, (1, 1))
     _shake_hands(keys, tls, "db.shop.example")
+
+
+@pytest.mark.parametrize(
+    "tls",
+    [None, ENCRYPTED, ServerTls(), ServerTls(verify=Verify.CHAIN, ca_file=Path("/etc/ca.pem"), name="db.shop.example")],
+    ids=["in clear", "encrypted", "the system's authorities", "everything"],
+)
+def test_a_probe_is_told_how_to_encrypt_in_the_one_line_that_it_reads(tls: ServerTls | None) -> None:
+    config = ProbeConfig(
+        host="db.shop.example",
+        port=3306,
+        user="app",
+        password=PLANTED,
+        database="reaper",
+        table="probe",
+        clients=1,
+        rate=1,
+        ledger="ledger",
+        tls=tls,
+    )
+    assert ProbeConfig.decode(config.encode()) == config
+    assert config.encode().count("\n") == 1
+    assert PLANTED not in repr(config)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[]", "{}", '{"tls": true}', '{"tls": {"verify": "maybe", "ca_file": null, "name": null}}', "no JSON"],
+)
+def test_what_is_no_set_up_of_a_probe_is_no_crash(line: str) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        ProbeConfig.decode(line)

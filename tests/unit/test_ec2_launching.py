@@ -364,8 +364,8 @@ def test_I11_retire_and_forget_leave_nothing_of_reapers(site: Moto) -> None:
     assert {b.kind for b in fleet.belongings()} == {"instance", "volume", "snapshot"}
     fleet.retire(heir)
     fleet.retire(heir)
-    fleet.forget(taken.name)
-    fleet.forget(taken.name)
+    fleet.forget("c", taken.name)
+    fleet.forget("c", taken.name)
     assert fleet.belongings() == ()
     assert {m.server_id for m in fleet.members("c")} == {101, 102, 103}
 
@@ -387,7 +387,7 @@ def test_a_snapshot_from_which_an_image_was_made_is_refused(site: Moto) -> None:
             if snapshot.get_tags() and snapshot.from_ami is None:
                 snapshot.from_ami = site.image
     with pytest.raises(RefusedError, match="deregistered"):
-        site.fleet().forget(taken.name)
+        site.fleet().forget("c", taken.name)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -404,7 +404,7 @@ def test_with_every_twentieth_call_failing_everything_is_done_once(site: Moto, s
     trigger.crash()
     assert trigger.fence(timedelta(seconds=30))
     fleet.retire(heir)
-    fleet.forget(taken.name)
+    fleet.forget("c", taken.name)
     site.plane._weather = changeable(0, seed)
     assert fleet.belongings() == ()
     assert len(fleet.members("c")) == 3

@@ -426,6 +426,13 @@ ROWS = [
     ("disk", "I10 E28 the free space is unknown", case(*placed("n2", free_bytes=None)), REFUSE, "is unknown"),
     ("disk", "I10 E28 the size is unknown", case(*placed("n2", data_bytes=None)), REFUSE, "is unknown"),
     ("disk", "I10 the source is gone", case(snapshot_from=iid("n9")), REFUSE, "the size of n9"),
+    (
+        "disk",
+        "go: a copy gets a volume of its own, whatever is free on its source's",
+        case(*placed("n2", own_volume=True, data_bytes=None, free_bytes=None)),
+        GO,
+        "a volume of its own, as large as that of n2",
+    ),
     # ---- identity
     ("identity", "go: all differ", case(), GO, "every server id and UUID is unique"),
     (

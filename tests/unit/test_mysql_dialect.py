@@ -8,12 +8,13 @@ import json
 import os
 import re
 import socket
+import ssl
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pymysql
@@ -26,6 +27,8 @@ from reaper.adapters.mysql.dialect import Dialect
 from reaper.adapters.mysql.engine_mysql import MysqlEngine
 from reaper.adapters.mysql.mariadb import MariadbDialect
 from reaper.adapters.mysql.mysql8 import MysqlDialect
+from reaper.adapters.mysql.replication import ReplicationAccount, ReplicationTls
+from reaper.adapters.tls import ServerTls, Verify
 from reaper.domain.errors import (
     AbortedError,
     AccessDeniedError,
@@ -47,7 +50,7 @@ RECORDED: dict[str, Any] = {
 }
 SNAPSHOTS = {name: said for name, said in RECORDED.items() if isinstance(said, dict) and "SHOW REPLICA STATUS" in said}
 SOURCE = Address("10.0.0.7", 3306)
-REPLICATION = Login("repl", "secret")
+REPLICATION = ReplicationAccount(Login("repl", "secret"))
 UUID = "3586190a-e734-11f1-af77-02fc00000001"
 R, C, S = ThreadState.RUNNING, ThreadState.CONNECTING, ThreadState.STOPPED
 
@@ -484,6 +487,28 @@ def test_a_missing_cryptography_package_says_what_to_install() -> None:
     assert "pip install 'reaper[mysql]'" in str(error)
 
 
+HANDSHAKES = {
+    "no version of TLS that both speak": (
+        ssl.SSLError(1, "[SSL: UNSUPPORTED_PROTOCOL] unsupported protocol"),
+        ServerError,
+    ),
+    "the server went away": (ssl.SSLEOFError(8, "EOF occurred in violation of protocol"), ServerGoneError),
+    "the connection was reset": (ConnectionResetError(104, "Connection reset by peer"), ServerGoneError),
+}
+
+
+@pytest.mark.parametrize(("cause", "kind"), list(HANDSHAKES.values()), ids=list(HANDSHAKES))
+def test_a_handshake_that_fails_is_no_death_unless_the_server_went_away(
+    cause: OSError, kind: type[ServerError]
+) -> None:
+    """As PyMySQL wraps them, all under the number for a host that cannot be reached."""
+    wrapped = pymysql.err.OperationalError(2003, f"Can't connect to MySQL server on '10.0.0.7' ({cause})")
+    wrapped.original_exception = cause  # type: ignore[attr-defined]  # PyMySQL sets it so
+    error = classed(wrapped, SOURCE, "reaper", "connect")
+    assert type(error) is kind
+    assert ("no password was sent" in str(error)) is (kind is ServerError)
+
+
 # --- GTID text -----------------------------------------------------------------------------------
 
 GTID_TEXTS = sorted(
@@ -542,6 +567,17 @@ MARIADB_FOLLOW = [
     ("START SLAVE",),
 ]
 
+ENCRYPTED = ReplicationAccount(REPLICATION.login, ReplicationTls(ca_file=PurePosixPath("/etc/ca.pem")))
+ENCRYPTED_ONLY = ReplicationAccount(REPLICATION.login, ReplicationTls(verify=Verify.NOTHING))
+
+
+def with_tls(said: Sequence[tuple[object, ...]], word: str, ca: str, verify: int) -> list[tuple[object, ...]]:
+    """The same statements, the one that changes the source with the options of TLS at its end."""
+    stop, (change, *given), start = said
+    options = f", {word}_SSL=%s, {word}_SSL_CA=%s, {word}_SSL_VERIFY_SERVER_CERT=%s"
+    return [stop, (f"{change}{options}", *given, 1, ca, verify), start]
+
+
 CLOSED = ("SELECT @@global.read_only AS closed",)
 ANSWERS_80 = {
     CLOSED[0]: [{"closed": 1}],
@@ -577,6 +613,14 @@ def statements(name: str, flavour: str, do: Do, said: Sequence[tuple[object, ...
 
 SAID = [
     statements("follow", "MySQL 8.0", lambda d, a: d.follow(a, SOURCE, REPLICATION), FOLLOW),
+    *(
+        statements(f"follow, {what}", flavour, do, with_tls(plain, word, ca, verify))
+        for flavour, plain, word in (("MySQL 8.0", FOLLOW, "SOURCE"), ("MariaDB", MARIADB_FOLLOW, "MASTER"))
+        for what, do, ca, verify in (
+            ("the source is verified", lambda d, a: d.follow(a, SOURCE, ENCRYPTED), "/etc/ca.pem", 1),
+            ("nothing is verified", lambda d, a: d.follow(a, SOURCE, ENCRYPTED_ONLY), "", 0),
+        )
+    ),
     statements("resume", "MySQL 8.0", lambda d, a: d.resume_replication(a), [("START REPLICA",)]),
     statements("executed", "MySQL 8.0", lambda d, a: d.executed(a), [EXECUTED]),
     statements(
@@ -746,6 +790,12 @@ def test_the_statements_of_a_method(flavour: str, do: Do, said: Sequence[tuple[o
     assert ask.said == list(said)
 
 
+@pytest.mark.parametrize("verify", [Verify.FULL, Verify.CHAIN])
+def test_replication_is_not_verified_against_nothing(verify: Verify) -> None:
+    with pytest.raises(UsageError, match=rf"verify: {verify}.*no `ca_file`"):
+        ReplicationTls(verify=verify)
+
+
 EVERYTHING: list[Do] = [
     lambda d, a: d.facts(a),
     lambda d, a: d.semi_sync(a),
@@ -754,6 +804,7 @@ EVERYTHING: list[Do] = [
     lambda d, a: d.halt(a),
     lambda d, a: d.join(a, SOURCE, REPLICATION, f"{UUID}:1", None),
     lambda d, a: d.follow(a, SOURCE, REPLICATION),
+    lambda d, a: d.follow(a, SOURCE, ENCRYPTED),
     lambda d, a: d.resume_replication(a),
     lambda d, a: d.promote(a, arm_semi_sync=True),
     lambda d, a: d.forget_source(a),
@@ -1004,10 +1055,10 @@ class FakeConnection:
     clones_for_s: float
     fault: ServerError | None
 
-    def __init__(self, address: Address, account: Login, *, tls: bool, read_timeout_s: float = 15) -> None:
+    def __init__(self, address: Address, account: Login, *, tls: ServerTls, read_timeout_s: float = 15) -> None:
         assert address == Address("127.0.0.1", 33801)
         assert account == LOGINS.admin
-        assert tls
+        assert tls.verify is Verify.NOTHING
         self.read_timeout_s = read_timeout_s
         self.said: list[tuple[object, ...]] = []
         self.closed = self.killed = False

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import PurePosixPath
 
 import pytest
 from builders import gtids, iid
 
 from reaper.adapters.mysql.rehearse import CHANNEL, words_of
 from reaper.adapters.mysql.rehearse import rehearse as statements
+from reaper.adapters.mysql.replication import ReplicationAccount, ReplicationTls
 from reaper.domain.binlogs import can_feed
 from reaper.domain.errors import AbortedError, OwnershipLostError, ServerGoneError, TryAgainError
 from reaper.domain.facts import Address, Flavour, Instance
@@ -312,7 +314,7 @@ class Script:
 
 
 def try_mysql(script: Script) -> Attempt:
-    return statements(script.ask, words_of(Flavour.MYSQL), HEIR, Login("rep", "secret"), SECOND)
+    return statements(script.ask, words_of(Flavour.MYSQL), HEIR, ReplicationAccount(Login("rep", "secret")), SECOND)
 
 
 def test_mysql_the_channel_is_there_for_as_long_as_the_receiver_is_stopped() -> None:
@@ -342,8 +344,23 @@ def test_mysql_the_channel_has_the_tls_of_the_default_one() -> None:
     assert arguments[4:] == [1, "/etc/ca.pem"]
 
 
+def test_mysql_the_channel_has_the_tls_that_the_site_says() -> None:
+    """What the default channel has besides is kept."""
+    tls = {"Source_SSL_Allowed": "Yes", "Source_SSL_CA_File": "/old/ca.pem", "Source_SSL_Cipher": "AES256"}
+    script = Script(CONNECTED, main=tls)
+    account = ReplicationAccount(Login("rep", "secret"), ReplicationTls(ca_file=PurePosixPath("/etc/ca.pem")))
+    attempt = statements(script.ask, words_of(Flavour.MYSQL), HEIR, account, SECOND)
+    assert attempt.transport is Transport.TLS
+    sql, *arguments = script.arguments[0]
+    options = "SOURCE_SSL=%s, SOURCE_SSL_CA=%s, SOURCE_SSL_CIPHER=%s, SOURCE_SSL_VERIFY_SERVER_CERT=%s, SOURCE_AUTO"
+    assert options in str(sql)
+    assert arguments[4:] == [1, "/etc/ca.pem", "AES256", 1]
+
+
 ERRORS = [
     pytest.param(1045, "Access denied for user", Obstacle.DENIED, id="1045 a wrong password"),
+    pytest.param(2026, "SSL is required but the server doesn't support it", Obstacle.NO_TLS, id="2026 no TLS"),
+    pytest.param(2026, "SSL connection error: certificate verify failed", Obstacle.OTHER, id="2026 a certificate"),
     pytest.param(2061, "Authentication requires secure connection.", Obstacle.NO_TLS, id="2061 no TLS and no key"),
     pytest.param(2003, "Can't connect to MySQL server", Obstacle.UNREACHABLE, id="2003 nothing listens"),
     pytest.param(13120, "COM_REGISTER_REPLICA failed", Obstacle.NO_GRANT, id="13120 a missing grant"),

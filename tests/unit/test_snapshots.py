@@ -180,7 +180,7 @@ def test_E12_surplus_snapshots_go_also_when_reaper_dies_between_deleting_and_wri
     fleet.add_cluster("lab")
     for number in range(4):
         taken_from(fleet, book, f"r{number}", TestOutcome.PASSED)
-    fleet.forget("r0-snap")  # by a process that died before it could say so
+    fleet.forget("lab", "r0-snap")  # by a process that died before it could say so
     for _ in range(2):
         delete_surplus(fleet, book, "lab", keep=2, open_runs=frozenset(), now=fleet.clock.now())
         assert fleet.snapshot_names == ("r2-snap", "r3-snap")

@@ -114,6 +114,20 @@ def test_I10_an_unreadable_tail_is_never_clean() -> None:
 
 
 @pytest.mark.parametrize(
+    ("lossless", "left"),
+    [(True, "was acknowledged to nobody"), (False, "is counted for the probe's writes only")],
+    ids=["semi-sync held", "without semi-sync"],
+)
+def test_a_tail_that_its_provider_never_reads_is_no_fault_and_not_clean(lossless: bool, left: str) -> None:
+    forensics = classify(Tail(out_of_reach="it lies on a volume"), HELD, ledger(), lossless=lossless)
+    assert not forensics.clean
+    assert forensics.faults == ()
+    assert forensics.unreadable is None
+    assert forensics.summary.startswith("the dead master's tail was not read: it lies on a volume")
+    assert left in forensics.summary
+
+
+@pytest.mark.parametrize(
     ("lossless", "told"), [(True, Told.NEVER_ACKNOWLEDGED), (False, Told.CANNOT_TELL)], ids=["lossless", "asynchronous"]
 )
 def test_transactions_beyond_the_list_are_counted(lossless: bool, told: Told) -> None:

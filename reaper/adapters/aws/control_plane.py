@@ -7,6 +7,7 @@ import random
 import re
 import threading
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 from urllib.parse import parse_qs
@@ -49,9 +50,12 @@ def changeable(failing: float, seed: int) -> Weather:
 
 
 class ControlPlane:
-    """A server of moto's services. Only who knows the key is served: a lab runs what is in user data."""
+    """A server of moto's services. Only who knows the key is served: a lab runs what is in user data.
 
-    def __init__(self, key: str, weather: Weather) -> None:
+    `served` is called whenever moto's state may have changed; it returns at once.
+    """
+
+    def __init__(self, key: str, weather: Weather, served: Callable[[], None] = lambda: None) -> None:
         # Imported here: only a lab needs them.
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
         from werkzeug.serving import make_server
@@ -59,6 +63,7 @@ class ControlPlane:
         self.lock = threading.RLock()  # moto is not made for several threads
         self._key = key
         self._weather = weather
+        self._served = served
         self._app = DomainDispatcherApplication(create_backend_app)
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self._server = make_server(LOOPBACK, 0, self, threaded=True, request_handler=MotoRequestHandler)
@@ -87,16 +92,34 @@ class ControlPlane:
         with self.lock:
             if key is None or not self._knows(key.group(1)):
                 return _refuse(environ, start_response, 403, "AuthFailure", "this lab has another access key")
-            match self._weather(action_of(environ, body), body):
-                case Fate.SERVED:
-                    return list(self._app(environ, start_response))
-                case Fate.THROTTLED:
-                    return _refuse(environ, start_response, 503, "RequestLimitExceeded", "the lab's weather")
-                case Fate.NO_ROOM:
-                    return _refuse(environ, start_response, 400, "InsufficientInstanceCapacity", "the lab is full")
-                case Fate.LOST:
-                    list(self._app(environ, lambda *_a, **_k: lambda _b: None))
-                    return _refuse(environ, start_response, 500, "InternalError", "the lab's weather: answer lost")
+            try:
+                return self._serve(environ, start_response, body)
+            finally:
+                self._served()
+
+    def _serve(self, environ: Environ, start_response: StartResponse, body: bytes) -> Iterable[bytes]:
+        match self._weather(action_of(environ, body), body):
+            case Fate.SERVED:
+                return list(self._app(environ, start_response))
+            case Fate.THROTTLED:
+                return _refuse(environ, start_response, 503, "RequestLimitExceeded", "the lab's weather")
+            case Fate.NO_ROOM:
+                return _refuse(environ, start_response, 400, "InsufficientInstanceCapacity", "the lab is full")
+            case Fate.LOST:
+                list(self._app(environ, lambda *_a, **_k: lambda _b: None))
+                return _refuse(environ, start_response, 500, "InternalError", "the lab's weather: answer lost")
+
+    def later(self, span: timedelta, action: Callable[[], object]) -> None:
+        """Let something happen to moto's state after a while, as if somebody had called."""
+
+        def act() -> None:
+            with self.lock:
+                action()
+            self._served()
+
+        timer = threading.Timer(span.total_seconds(), act)
+        timer.daemon = True
+        timer.start()
 
     def _knows(self, key: str) -> bool:
         """The lab's own key, or one that its STS has given out for a role."""

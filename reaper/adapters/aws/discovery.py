@@ -155,7 +155,7 @@ def instance_of(
     if not server_id.isdecimal():
         raise UsageError(
             f"{machine.instance_id} has no tag {names.server_id} with its server's id ({server_id!r}): without it "
-            "reaper cannot tell which ids are used. Tag it with what SELECT @@server_id says there"
+            "reaper cannot tell which ids are used. `reaper adopt CLUSTER` asks the servers and tags them"
         )
     until = tags.get(names.quarantined_until)
     try:
@@ -168,6 +168,7 @@ def instance_of(
         server_id=int(server_id),
         created=machine.born,
         state=state_of(machine, names),
+        own_volume=True,
         made_by=tags.get(names.made_by),
         quarantined_until=quarantined,
         tags=tuple(sorted(tags.items())),

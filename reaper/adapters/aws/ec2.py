@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from reaper.adapters.aws.discovery import Discovery, Machine, instance_of, pages, port_of, state_of, tag_filter, tags_of
@@ -15,7 +15,7 @@ from reaper.adapters.aws.settings import Ec2Settings
 from reaper.adapters.aws.volumes import Taken, Volumes, tag
 from reaper.adapters.aws.waiting import nothing
 from reaper.domain.errors import RefusedError, TryAgainError, UsageError
-from reaper.domain.facts import Address, Berth, Instance, InstanceState
+from reaper.domain.facts import Address, Berth, Instance, InstanceId, InstanceState
 from reaper.domain.snapshots import Keeping, Snapshot
 from reaper.workflow.ports import Trigger
 
@@ -59,6 +59,32 @@ class Ec2Fleet:
         images = self._images.of(shown)
         return tuple(instance_of(m, self._settings, images[m.id], self._images.launches(m)) for m in shown)
 
+    def cluster_of(self, instance: InstanceId) -> str:
+        """The cluster that its tag names. UsageError: there is no such instance, or it is in none."""
+        machine = self._discovery.find(instance)
+        cluster = None if machine is None else machine.tags.get(self._settings.tags.cluster)
+        if cluster is None:
+            raise UsageError(
+                f"EC2 knows no {instance} with the tag {self._settings.tags.cluster}: `reaper status` lists the members"
+            )
+        return cluster
+
+    def adopt(self, cluster: str, ask: Callable[[Instance], int]) -> tuple[Instance, ...]:
+        """Tag the running members that have no server id with what their servers say; those that were tagged.
+
+        `ask`: the id that a server runs with. UsageError: there is no such cluster.
+        """
+        name, adopted = self._settings.tags.server_id, []
+        for machine in self._discovery.members(cluster):
+            if machine.state != "running" or name in machine.tags:
+                continue
+            unknown = instance_of(replace(machine, tags={**machine.tags, name: "0"}), self._settings)
+            found = replace(unknown, server_id=ask(unknown))
+            tag(machine.clients, [machine.id], {name: str(found.server_id)}, self._settings)
+            adopted.append(found)
+        self._discovery.changed(cluster)
+        return tuple(adopted)
+
     def copies_hot(self, cluster: str) -> bool:
         """True: EBS copies a volume that is written to."""
         del cluster
@@ -97,7 +123,7 @@ class Ec2Fleet:
             machine = self._launching.wait_up(machine, check)
         self._discovery.changed(cluster)
         if keeping is Keeping.MOVE:
-            self.forget(snapshot.name)
+            self.forget(cluster, snapshot.name)
         return self._described(machine)
 
     def _taken(self, snapshot: Snapshot) -> Taken:
@@ -175,8 +201,9 @@ class Ec2Fleet:
                 self._volumes.delete_left_by(clients, cluster, instance.made_by)
         self._discovery.changed(None)
 
-    def forget(self, snapshot: str) -> None:
+    def forget(self, cluster: str, snapshot: str) -> None:
         """Delete a snapshot by name, wherever it is."""
+        del cluster
         for clients in self._discovery.places:
             self._volumes.forget(clients, snapshot)
 

@@ -9,10 +9,10 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, Protocol
 
 from reaper.adapters.aws.control_plane import ControlPlane
+from reaper.adapters.aws.likeness import around, put
 
 _VIA = {"running": "pending", "stopped": "stopping", "terminated": "shutting-down"}
 _CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
@@ -99,7 +99,7 @@ def gradual(plane: ControlPlane, hypervisor: Hypervisor, isolation_tag: str, del
 
     GradualState.delay_s = delay_s
     with contextlib.ExitStack() as changes:
-        _set(changes, instances, "InstanceState", GradualState)
+        put(changes, instances, "InstanceState", GradualState)
         calls = _Calls()
         _remember_how(changes, calls)
         _launches(changes, EC2Backend, hypervisor)
@@ -107,7 +107,7 @@ def gradual(plane: ControlPlane, hypervisor: Hypervisor, isolation_tag: str, del
         _starts(changes, instances.Instance, hypervisor)
         _isolation(changes, EC2Backend, hypervisor, isolation_tag)
         _disks(changes, EC2Backend, hypervisor)
-        _set(changes, ebs, "Snapshot", _gradual_snapshot(ebs.Snapshot, delay_s))
+        put(changes, ebs, "Snapshot", _gradual_snapshot(ebs.Snapshot, delay_s))
         yield
 
 
@@ -115,22 +115,6 @@ class _Calls(threading.local):
     """What the present call says and moto does not pass on."""
 
     abruptly = False
-
-
-def _set(changes: contextlib.ExitStack, owner: Any, name: str, value: object) -> None:
-    changes.callback(setattr, owner, name, getattr(owner, name))
-    setattr(owner, name, value)
-
-
-def _around(changes: contextlib.ExitStack, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
-    original = getattr(owner, name)
-
-    def wrapped(self: Any, *arguments: Any, **named: Any) -> Any:
-        return wrapper(original, self, *arguments, **named)
-
-    own = owner.__dict__.get(name)
-    changes.callback(partial(setattr, owner, name, own) if own is not None else partial(delattr, owner, name))
-    setattr(owner, name, wrapped)
 
 
 def _remember_how(changes: contextlib.ExitStack, calls: _Calls) -> None:
@@ -143,8 +127,8 @@ def _remember_how(changes: contextlib.ExitStack, calls: _Calls) -> None:
         finally:
             calls.abruptly = False
 
-    _around(changes, InstanceResponse, "stop_instances", noting)
-    _around(changes, InstanceResponse, "terminate_instances", noting)
+    around(changes, InstanceResponse, "stop_instances", noting)
+    around(changes, InstanceResponse, "terminate_instances", noting)
 
 
 def _launches(changes: contextlib.ExitStack, backend: Any, hypervisor: Hypervisor) -> None:
@@ -170,7 +154,7 @@ def _launches(changes: contextlib.ExitStack, backend: Any, hypervisor: Hyperviso
             hypervisor.boot(instance)
         return made
 
-    _around(changes, backend, "run_instances", run)
+    around(changes, backend, "run_instances", run)
 
 
 def _ends(changes: contextlib.ExitStack, plane: ControlPlane, hypervisor: Hypervisor, calls: _Calls) -> None:
@@ -203,8 +187,8 @@ def _ends(changes: contextlib.ExitStack, plane: ControlPlane, hypervisor: Hyperv
             for address in addresses:
                 self.ec2_backend.get_subnet(self._subnet_id).del_subnet_ip(address)
 
-    _around(changes, Instance, "stop", stop)
-    _around(changes, Instance, "terminate", terminate)
+    around(changes, Instance, "stop", stop)
+    around(changes, Instance, "terminate", terminate)
 
 
 def _refuse_terminated(instance: Any) -> None:
@@ -232,8 +216,8 @@ def _starts(changes: contextlib.ExitStack, instance_class: Any, hypervisor: Hype
         hypervisor.reboot(self)
         return original(self)
 
-    _around(changes, instance_class, "start", start)
-    _around(changes, instance_class, "reboot", reboot)
+    around(changes, instance_class, "start", start)
+    around(changes, instance_class, "reboot", reboot)
 
 
 def _isolation(changes: contextlib.ExitStack, backend: Any, hypervisor: Hypervisor, isolation_tag: str) -> None:
@@ -243,7 +227,7 @@ def _isolation(changes: contextlib.ExitStack, backend: Any, hypervisor: Hypervis
         hypervisor.cut_off(instance, cut=bool(tagged) and all(tagged))
         return instance
 
-    _around(changes, backend, "modify_instance_security_groups", modify)
+    around(changes, backend, "modify_instance_security_groups", modify)
 
 
 def _disks(changes: contextlib.ExitStack, backend: Any, hypervisor: Hypervisor) -> None:
@@ -276,10 +260,10 @@ def _disks(changes: contextlib.ExitStack, backend: Any, hypervisor: Hypervisor) 
         hypervisor.drop_snapshot(snapshot_id)
         return deleted
 
-    _around(changes, backend, "create_snapshot", one)
-    _around(changes, backend, "create_snapshots", several)
-    _around(changes, backend, "delete_volume", delete_volume)
-    _around(changes, backend, "delete_snapshot", delete_snapshot)
+    around(changes, backend, "create_snapshot", one)
+    around(changes, backend, "create_snapshots", several)
+    around(changes, backend, "delete_volume", delete_volume)
+    around(changes, backend, "delete_snapshot", delete_snapshot)
 
 
 def _gradual_snapshot(original: Any, delay_s: float) -> type:

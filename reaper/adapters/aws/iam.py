@@ -1,11 +1,12 @@
 """The IAM document that a site's policies need: what the register says, filled in with what the site uses."""
 
 import itertools
+import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
-from reaper.adapters.aws.registers import TABLE, By, Condition, Grant, Need
+from reaper.adapters.aws.registers import HERE, TABLE, By, Condition, Grant, Need
 from reaper.domain.errors import UsageError
 from reaper.workflow.steps import Json
 
@@ -78,12 +79,8 @@ def iam_policy(needs: Iterable[Need], scope: Scope) -> dict[str, Json]:
                     f"the IAM document for {need} needs {name}: say which, nothing is granted on everything"
                 )
     statements: list[Json] = []
-    for need in Need:
-        grants = [g for g in TABLE if g.need is need and need in wanted]
-        made = [s for g in grants if (s := _statement(g, scope)) is not None]
-        for number, statement in enumerate(made, 1):
-            sid = "".join(part.capitalize() for part in need.split("-"))
-            statements.append({"Sid": f"Reaper{sid}{number}", **statement})
+    for number, statement in enumerate(_merged(_statement(g, scope) for g in TABLE if g.need in wanted), 1):
+        statements.append({"Sid": f"Reaper{number}", **statement})
     document: dict[str, Json] = {"Version": _VERSION, "Statement": statements}
     length = len(re.sub(r"\s", "", str(document)))
     if length > _LONGEST_CHARACTERS:
@@ -100,15 +97,38 @@ def actions(needs: Iterable[Need], by: By | None = None) -> frozenset[str]:
     return frozenset(a for g in TABLE if g.need in wanted and by in (None, g.by) for a in g.actions)
 
 
+def _merged(made: Iterable[dict[str, Json] | None]) -> list[dict[str, Json]]:
+    """Statements about the same resources on the same conditions are one."""
+    found: dict[str, dict[str, Json]] = {}
+    for statement in made:
+        if statement is None:
+            continue
+        same = json.dumps([statement["Resource"], statement.get("Condition")])
+        actions = {a for s in (statement, found.get(same, {})) for a in _texts(s.get("Action", []))}
+        found[same] = statement | {"Action": [*sorted(actions)]}
+    return list(found.values())
+
+
+def _texts(value: Json) -> list[str]:
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
+
+
 def _statement(grant: Grant, scope: Scope) -> dict[str, Json] | None:
-    """None: the scope names nothing that it would be about."""
-    resources: list[Json] = [filled for pattern in grant.resources for filled in _fill(pattern, scope)]
+    """None: the scope names nothing that it would be about.
+
+    Several regions are one condition, not as many resources each: a managed policy is short.
+    """
+    of_regions = any("{regions}" in pattern for pattern in grant.resources)
+    gathers = len(scope.regions) > 1 and grant.by is By.CALL and of_regions
+    place = replace(scope, regions=("*",)) if gathers else scope
+    resources: list[Json] = [filled for pattern in grant.resources for filled in _fill(pattern, place)]
     if not resources:
         return None
+    conditions = (*grant.conditions, HERE) if gathers and HERE not in grant.conditions else grant.conditions
     allowed: list[Json] = [*sorted(grant.actions)]
     statement: dict[str, Json] = {"Effect": "Allow", "Action": allowed, "Resource": resources}
-    if grant.conditions:
-        statement["Condition"] = _conditions(grant.conditions, scope)
+    if conditions:
+        statement["Condition"] = _conditions(conditions, scope)
     return statement
 
 

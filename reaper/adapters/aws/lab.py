@@ -24,16 +24,16 @@ from reaper.adapters.accounts import AccountRecord
 from reaper.adapters.aws.discovery import instance_of, look_at
 from reaper.adapters.aws.errors import ask
 from reaper.adapters.aws.fencing import answers
-from reaper.adapters.aws.labbook import LabBook, Ready
+from reaper.adapters.aws.labbook import LAB_PROCESS, DoorRecord, LabBook, LabDoor, Ready, is_of, processes_of
 from reaper.adapters.aws.serverids import ServerIds
 from reaper.adapters.aws.session import Clients, Keys, Place
 from reaper.adapters.aws.settings import Ec2Settings, TagNames
 from reaper.adapters.aws.userdata import Birth, render, shipped
 from reaper.adapters.aws.volumes import tag_list
-from reaper.adapters.aws.waiting import Pace, nothing, until
+from reaper.adapters.aws.waiting import Pace, nothing, repeat, until
 from reaper.adapters.logtail import log_tail
 from reaper.domain.errors import ReaperError, TryAgainError, UsageError
-from reaper.domain.facts import Instance, ThreadState
+from reaper.domain.facts import Address, Instance, ThreadState
 from reaper.workflow.engine import Engine
 from reaper.workflow.server import Server
 
@@ -44,6 +44,7 @@ _ZONES = "abc"
 _TAGS = TagNames()
 _SERVES_WITHIN = timedelta(seconds=90)  # moto imports for a while on a busy machine
 _ENDS_WITHIN = timedelta(seconds=60)
+_OPENS_WITHIN = timedelta(seconds=60)
 _REPLICATES_WITHIN = timedelta(seconds=60)
 _LOOK_EVERY = timedelta(milliseconds=50)
 
@@ -90,9 +91,14 @@ def environment(home: Path) -> dict[str, str]:
     }
 
 
+def door_of(home: Path, cluster: str) -> LabDoor:
+    """Where applications reach a cluster. UsageError: there is no such cluster, or not yet."""
+    return LabBook.read(home).door(cluster)
+
+
 def _serving(home: Path) -> Ready:
     ready = Ready.read(home)
-    if ready is None or not _is_ours(ready.pid, home):
+    if ready is None or not is_of(ready.pid, home):
         raise UsageError(f"the AWS lab in {home} does not run (any more): remove it and make another one")
     return ready
 
@@ -147,13 +153,14 @@ def up(
 
 def _new_book(home: Path, engine: Engine, finder: str, weather: Weather) -> LabBook:
     port = Ec2Settings(places=()).port
-    network, zones = _free_network(home, port)
+    network, zones, public_range = _free_network(home, port)
     return LabBook(
         flavour=engine.flavour,
         finder=finder,
         program=engine.program,
         network=network,
         zones=zones,
+        public_range=public_range,
         port=port,
         region=REGION,
         access_key=f"LAB{secrets.token_hex(8).upper()}",
@@ -170,17 +177,21 @@ def _account(user: str) -> AccountRecord:
     return AccountRecord.model_validate({"user": user, "password": secrets.token_urlsafe(24)})
 
 
-def _free_network(home: Path, port: int) -> tuple[str, dict[str, str]]:
-    """A range of loopback addresses where nobody listens, at a place derived from the directory."""
+def _free_network(home: Path, port: int) -> tuple[str, dict[str, str], str]:
+    """A range of loopback addresses where nobody listens, at a place derived from the directory.
+
+    With the zones' subnets in it, and what is left, for public addresses.
+    """
     begin = int.from_bytes(hashlib.sha256(str(home).encode()).digest()[:2])
     for step in range(64):
         place = (begin + step) % (200 * 63)
         second, third = 16 + place // 63, 4 + 4 * (place % 63)
         network = f"127.{second}.{third}.0/22"
-        zones = {letter: f"127.{second}.{third + n}.0/24" for n, letter in enumerate(_ZONES)}
+        *subnets, public_range = (f"127.{second}.{third + n}.0/24" for n in range(4))
         # The first address that a subnet gives away is its fifth ("Subnet CIDR blocks" in the VPC User Guide).
-        if all(_free(r.replace(".0/24", ".4"), port) for r in zones.values()):
-            return network, zones
+        first = [r.replace(".0/24", ".4") for r in subnets] + [public_range.replace(".0/24", ".1")]
+        if all(_free(host, port) for host in first):
+            return network, dict(zip(_ZONES, subnets, strict=True)), public_range
     raise UsageError("no free range of loopback addresses was found for the lab: something listens on all of them")
 
 
@@ -198,7 +209,7 @@ def _spawn(home: Path) -> None:
     log = home / "lab.log"
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "reaper.adapters.aws.lab_process", str(home)],
+            [sys.executable, "-m", LAB_PROCESS, str(home)],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -224,7 +235,7 @@ def _furnish(home: Path, book: LabBook) -> None:
     """What a site has before reaper comes: network, security groups, an image, a launch template."""
     client = _clients(home).ec2
     made = ask("make the lab's network", lambda: client.create_vpc(CidrBlock=book.network))
-    vpc = made["Vpc"]["VpcId"]
+    book.vpc = vpc = str(made["Vpc"]["VpcId"])
     book.subnets = [
         client.create_subnet(VpcId=vpc, CidrBlock=r, AvailabilityZone=f"{book.region}{letter}")["Subnet"]["SubnetId"]
         for letter, r in book.zones.items()
@@ -265,7 +276,7 @@ def _clients(home: Path) -> Clients:
 def add_cluster(
     home: Path, cluster: str, connect: Connect, *, nodes: int = 3, check: Callable[[], None] = nothing
 ) -> tuple[Instance, ...]:
-    """Launch a cluster, one node after the other over the zones, and let it replicate. The first one is the master."""
+    """Launch a cluster over the zones, let it replicate, and open a door to its master, which is the first one."""
     if not 2 <= nodes <= 20:
         raise UsageError(f"a lab has 2 to 20 nodes, not {nodes}: a master without a replica cannot fail over")
     book, settings = LabBook.read(home), settings_of(home)
@@ -278,7 +289,45 @@ def add_cluster(
     with ThreadPoolExecutor(max_workers=4) as pool:
         members = tuple(pool.map(lambda i: _wait_up(clients, settings, i, check), launched))
     _replicate(cluster, members, connect)
+    door = _open_door(clients, settings, cluster, members[0], check)
+    with LabBook.changing(home) as now:
+        now.doors[cluster] = door
     return members
+
+
+def _open_door(
+    clients: Clients, settings: Ec2Settings, cluster: str, master: Instance, check: Callable[[], None]
+) -> DoorRecord:
+    """An Elastic IP of the cluster, associated with the master; it answers when this returns."""
+    pace = settings.pace
+    door = repeat(lambda: _elastic_ip(clients, cluster), within=pace.repeat_within, check=check)
+    wish = {"AllocationId": door.allocation, "InstanceId": master.id.short, "PrivateIpAddress": master.address.host}
+    repeat(
+        lambda: ask(
+            f"open the door of {cluster}", lambda: clients.ec2.associate_address(AllowReassociation=True, **wish)
+        ),
+        within=pace.repeat_within,
+        check=check,
+    )
+    address = Address(door.public_ip, settings.port)
+    until(
+        lambda: answers(address) or None,
+        what=f"nobody answered at the door {address} of {cluster} (gateway.log may say why)",
+        within=_OPENS_WITHIN,
+        every=_LOOK_EVERY,
+        check=check,
+    )
+    return door
+
+
+def _elastic_ip(clients: Clients, cluster: str) -> DoorRecord:
+    """The one that is there, if an answer was lost, or a new one."""
+    what, tags = f"allocate the door of {cluster}", {"Name": cluster, _TAGS.cluster: cluster}
+    wanted = [{"Name": f"tag:{_TAGS.cluster}", "Values": [cluster]}]
+    found = ask(what, lambda: clients.ec2.describe_addresses(Filters=wanted))["Addresses"]
+    spec = [{"ResourceType": "elastic-ip", "Tags": tag_list(tags)}]
+    made = found[0] if found else ask(what, lambda: clients.once.allocate_address(Domain="vpc", TagSpecifications=spec))
+    return DoorRecord(allocation=made["AllocationId"], public_ip=made["PublicIp"])
 
 
 def _launch(clients: Clients, book: LabBook, cluster: str, number: int, server_id: int) -> str:
@@ -340,12 +389,12 @@ def down(home: Path) -> tuple[int, ...]:
     """End every process of a lab and delete its directory. Returns the processes that were ended."""
     ready = Ready.read(home)
     ended = []
-    if ready is not None and _is_ours(ready.pid, home):
+    if ready is not None and is_of(ready.pid, home):
         os.kill(ready.pid, signal.SIGTERM)
         ended.append(ready.pid)
         with contextlib.suppress(TryAgainError):
             _wait_gone(home)
-    for pid in _processes(home):  # of a lab whose process was killed
+    for pid in processes_of(home):  # of a lab whose process was killed
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
             ended.append(pid)
@@ -359,24 +408,6 @@ def _wait_gone(home: Path) -> None:
     def look() -> bool | None:
         for child in _children:
             child.poll()
-        return None if _processes(home) else True
+        return None if processes_of(home) else True
 
     until(look, what=f"the processes of {home} did not end", within=_ENDS_WITHIN, every=_LOOK_EVERY)
-
-
-def _processes(home: Path) -> list[int]:
-    """Everything that runs with this directory on its command line: the lab's process and its servers."""
-    return [pid for entry in Path("/proc").iterdir() if entry.name.isdigit() and _is_ours(pid := int(entry.name), home)]
-
-
-def _is_ours(pid: int, home: Path) -> bool:
-    if pid == os.getpid():
-        return False
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return False
-    servers = f"--defaults-file={home / 'instances'}/"
-    return any(word.startswith(servers) for word in words) or (
-        str(home) in words and "reaper.adapters.aws.lab_process" in words
-    )

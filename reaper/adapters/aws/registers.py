@@ -54,7 +54,7 @@ class Grant:
 
 
 _EC2 = "arn:{partition}:ec2:{regions}:{account}"
-_HERE = Condition(operator="StringEquals", key="aws:RequestedRegion", values="regions")
+HERE = Condition(operator="StringEquals", key="aws:RequestedRegion", values="regions")
 _MEMBER = Condition(operator="StringLike", key="aws:ResourceTag/{cluster_tag}", values="clusters")
 _MADE_FOR = Condition(operator="StringLike", key="aws:RequestTag/{cluster_tag}", values="clusters")
 _GROUP = Condition(operator="StringLike", key="aws:ResourceTag/{group_tag}", values="group_values")
@@ -62,13 +62,13 @@ _IN_VPC = Condition(operator="ArnLike", key="ec2:Vpc", values="vpc_arns")
 _ANY = ("*",)  # the Describe actions of EC2, Auto Scaling and ELBv2 know no narrower resource
 
 TABLE: tuple[Grant, ...] = (
-    Grant(need=Need.DISCOVER, actions=("ec2:DescribeInstances",), resources=_ANY, conditions=(_HERE,)),
+    Grant(need=Need.DISCOVER, actions=("ec2:DescribeInstances",), resources=_ANY, conditions=(HERE,)),
     # ---- snapshots
     Grant(
         need=Need.SNAPSHOT,
         actions=("ec2:DescribeSnapshots", "ec2:DescribeVolumes"),
         resources=_ANY,
-        conditions=(_HERE,),
+        conditions=(HERE,),
     ),
     Grant(
         need=Need.SNAPSHOT, actions=("ec2:CreateSnapshots",), resources=(f"{_EC2}:instance/*",), conditions=(_MEMBER,)
@@ -97,7 +97,7 @@ TABLE: tuple[Grant, ...] = (
         need=Need.LAUNCH,
         actions=("ec2:DescribeImages", "ec2:DescribeLaunchTemplateVersions"),
         resources=_ANY,
-        conditions=(_HERE,),
+        conditions=(HERE,),
     ),
     Grant(
         need=Need.LAUNCH,
@@ -152,7 +152,7 @@ TABLE: tuple[Grant, ...] = (
         need=Need.KILL,
         actions=("ec2:DescribeInstanceAttribute", "ec2:DescribeSecurityGroups"),
         resources=_ANY,
-        conditions=(_HERE,),
+        conditions=(HERE,),
     ),
     Grant(
         need=Need.KILL,
@@ -185,7 +185,7 @@ TABLE: tuple[Grant, ...] = (
         resources=("arn:{partition}:route53:::hostedzone/{zones}",),
         conditions=(
             Condition(
-                operator="ForAllValues:StringEquals",
+                operator="ForAllValues:StringLike",
                 key="route53:ChangeResourceRecordSetsNormalizedRecordNames",
                 values="record_names",
             ),
@@ -196,7 +196,7 @@ TABLE: tuple[Grant, ...] = (
         need=Need.ELASTIC_IP,
         actions=("ec2:DescribeAddresses", "ec2:DescribeNetworkInterfaces"),
         resources=_ANY,
-        conditions=(_HERE,),
+        conditions=(HERE,),
     ),
     Grant(
         need=Need.ELASTIC_IP,
@@ -213,7 +213,7 @@ TABLE: tuple[Grant, ...] = (
         need=Need.SECONDARY_ADDRESS,
         actions=("ec2:DescribeNetworkInterfaces",),
         resources=_ANY,
-        conditions=(_HERE,),
+        conditions=(HERE,),
     ),
     Grant(
         need=Need.SECONDARY_ADDRESS,
@@ -221,7 +221,7 @@ TABLE: tuple[Grant, ...] = (
         resources=(f"{_EC2}:network-interface/*",),
         conditions=(_IN_VPC,),
     ),
-    Grant(need=Need.MASTER_TAG, actions=("ec2:DescribeInstances",), resources=_ANY, conditions=(_HERE,)),
+    Grant(need=Need.MASTER_TAG, actions=("ec2:DescribeInstances",), resources=_ANY, conditions=(HERE,)),
     Grant(
         need=Need.MASTER_TAG,
         actions=("ec2:CreateTags", "ec2:DeleteTags"),
@@ -265,7 +265,7 @@ TABLE: tuple[Grant, ...] = (
             "elasticloadbalancing:DescribeTargetHealth",
         ),
         resources=_ANY,
-        conditions=(_HERE,),
+        conditions=(HERE,),
     ),
     Grant(
         need=Need.GROUPS,

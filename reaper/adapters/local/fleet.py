@@ -175,10 +175,9 @@ class LocalFleet:
         with registry.change() as lab:
             lab.instances = [i for i in lab.instances if i.name != name]
 
-    def forget(self, snapshot: str) -> None:
-        """Delete a snapshot by name, in whichever lab it lies."""
-        for cluster in self.clusters():
-            delete_copy(self.registry(cluster).snapshot(snapshot))
+    def forget(self, cluster: str, snapshot: str) -> None:
+        """Delete a snapshot by name."""
+        delete_copy(self.registry(cluster).snapshot(snapshot))
 
 
 def _furnish(seat: Seat, copy: Path, keeping: Keeping, engine: Engine, check: Callable[[], None]) -> None:

@@ -1,14 +1,14 @@
 """A connection over PyMySQL: one way in, errors classed by the reader's next move."""
 
 import contextlib
-import ssl
 from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import pymysql
 import pymysql.cursors
 
+from reaper.adapters.credentials import Kept, open_with
+from reaper.adapters.tls import ServerTls, refused
 from reaper.domain.errors import (
     AccessDeniedError,
     ReadOnlyError,
@@ -17,7 +17,7 @@ from reaper.domain.errors import (
     StatementTimeoutError,
     TooManyConnectionsError,
 )
-from reaper.domain.facts import Address
+from reaper.domain.facts import Address, Flavour
 from reaper.workflow.engine import Login
 
 Row = dict[str, Any]
@@ -41,9 +41,13 @@ _GONE = {0, 1053, 1077, 1079, 1158, 1159, 1160, 1161, 2002, 2003, 2005, 2006, 20
 class Connection:
     """One session, autocommit. Raises only errors of `reaper.domain.errors`."""
 
-    def __init__(self, address: Address, account: Login, *, tls: bool, read_timeout_s: float = READ_TIMEOUT_S) -> None:
+    def __init__(
+        self, address: Address, account: Login, *, tls: ServerTls | None, read_timeout_s: float = READ_TIMEOUT_S
+    ) -> None:
+        """Connect with a login that holds. `tls` None: in clear. UsageError: the file of authorities is of no use."""
         self._address = address
         self._account = account
+        context = tls.context() if tls else None
         try:
             self._session = pymysql.connect(
                 host=address.host,
@@ -57,12 +61,26 @@ class Connection:
                 read_timeout=read_timeout_s,
                 write_timeout=READ_TIMEOUT_S,
                 program_name="reaper",
-                # PyMySQL builds a TLS context per connection otherwise, which costs 25 ms.
-                ssl=_tls_context() if tls else None,
-                ssl_disabled=not tls,
+                # PyMySQL builds a TLS context per connection otherwise, which costs 25 ms. With one, it refuses a
+                # server that offers no TLS.
+                ssl=context,
+                ssl_disabled=context is None,
             )
         except (pymysql.MySQLError, OSError, RuntimeError) as error:
             raise self._classed(error, "connect") from error
+
+    @classmethod
+    def open(
+        cls, address: Address, logins: Kept, *, tls: ServerTls | None, read_timeout_s: float = READ_TIMEOUT_S
+    ) -> Self:
+        """Connect with what is valid now: a kept password that the server rejects is read again where it lies."""
+        return open_with(logins, lambda login: cls(address, login, tls=tls, read_timeout_s=read_timeout_s))
+
+    @property
+    def flavour(self) -> Flavour:
+        """What the server called itself when it greeted."""
+        greeting: str = self._session.get_server_info()  # type: ignore[no-untyped-call]  # the stubs leave it bare
+        return Flavour.MARIADB if "mariadb" in greeting.lower() else Flavour.MYSQL
 
     def ask(self, sql: str, *arguments: object) -> list[Row]:
         """Run one statement and return its rows, an empty list for a statement without any."""
@@ -90,6 +108,8 @@ def classed(error: Exception, address: Address, user: str, doing: str) -> Server
     where = f"{address} ({doing})"
     if isinstance(error, RuntimeError) and "cryptography" in text:
         return ServerError(f"{where}: the account needs RSA authentication: pip install 'reaper[mysql]'")
+    if untrusted := refused(error):
+        return ServerError(f"{where}: {untrusted}")
     if number in _DENIED:
         return AccessDeniedError(f"{where}: the account {user!r} is rejected: {text}. Check its password and grants.")
     if number in _FULL:
@@ -101,12 +121,3 @@ def classed(error: Exception, address: Address, user: str, doing: str) -> Server
     if number in _GONE or isinstance(error, OSError | pymysql.InterfaceError):
         return ServerGoneError(f"{where}: no answer: {text or 'the connection is closed'}")
     return ServerError(f"{where}: error {number}: {text}")
-
-
-@cache
-def _tls_context() -> ssl.SSLContext:
-    # Encrypts without verifying: for servers on loopback with certificates that they made themselves.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context

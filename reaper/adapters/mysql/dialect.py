@@ -6,9 +6,10 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from reaper.adapters.mysql.connection import READ_TIMEOUT_S, Ask, Row
+from reaper.adapters.mysql.replication import ReplicationAccount
+from reaper.adapters.tls import ServerTls
 from reaper.domain.facts import Address, Flavour, Replication, SemiSync, ServerFacts, Session, ThreadState
 from reaper.domain.gtid import GtidSet
-from reaper.workflow.engine import Login
 from reaper.workflow.server import Halted
 
 # How long a replica waits before it tries its source again, seconds.
@@ -25,7 +26,7 @@ class Dialect(Protocol):
     """Statements and their answers in one flavour. Stateless: each method speaks through `ask`."""
 
     flavour: Flavour
-    tls: bool  # connections are encrypted
+    tls: ServerTls | None  # of connections to a lab's servers; what a site's have to prove, its settings say
 
     def facts(self, ask: Ask) -> ServerFacts:
         """Everything the guards want to know."""
@@ -42,10 +43,12 @@ class Dialect(Protocol):
     def halt(self, ask: Ask) -> Halted:
         """Stop the receiver and read the positions."""
 
-    def join(self, ask: Ask, source: Address, account: Login, position: str | None, history: GtidSet | None) -> None:
+    def join(
+        self, ask: Ask, source: Address, account: ReplicationAccount, position: str | None, history: GtidSet | None
+    ) -> None:
         """Make a fresh copy a replica of `source`."""
 
-    def follow(self, ask: Ask, source: Address, account: Login) -> None:
+    def follow(self, ask: Ask, source: Address, account: ReplicationAccount) -> None:
         """Replicate from `source` by GTID."""
 
     def resume_replication(self, ask: Ask) -> None:

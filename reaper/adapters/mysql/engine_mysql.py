@@ -16,6 +16,7 @@ from reaper.adapters.logtail import log_tail
 from reaper.adapters.mysql.connection import Connection
 from reaper.adapters.mysql.dialect import quoted
 from reaper.adapters.mysql.programs import option_lines, run_tool, secret_file, service_user
+from reaper.adapters.tls import ENCRYPTED
 from reaper.domain.errors import ServerError, TryAgainError, UsageError
 from reaper.domain.facts import Address, Flavour
 from reaper.workflow.engine import HotCopy, Login, Logins, Seat
@@ -152,7 +153,7 @@ class MysqlEngine:
             raise UsageError(f"{into} exists: a clone makes its directory itself")
         address = Address("127.0.0.1", source.port)
         try:
-            connection = Connection(address, admin, tls=True, read_timeout_s=_COPY_WITHIN_S)
+            connection = Connection(address, admin, tls=ENCRYPTED, read_timeout_s=_COPY_WITHIN_S)
             session = int(connection.ask("SELECT CONNECTION_ID() AS id")[0]["id"])
             cloning = _in_background(lambda: _clone(connection, into))
             try:
@@ -251,6 +252,6 @@ def _in_background(work: Callable[[], None]) -> Future[None]:
 
 def _give_up(address: Address, admin: Login, session: int, cloning: Future[None]) -> None:
     """End a clone that is under way ("Stopping a Cloning Operation" in the manual), and wait for its end."""
-    with suppress(ServerError), closing(Connection(address, admin, tls=True)) as other:
+    with suppress(ServerError), closing(Connection(address, admin, tls=ENCRYPTED)) as other:
         other.ask(f"KILL QUERY {session}")
     wait([cloning], timeout=_GIVEN_UP_WITHIN_S)

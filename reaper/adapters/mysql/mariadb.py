@@ -17,6 +17,8 @@ from reaper.adapters.mysql.dialect import (
     settings,
     thread_state,
 )
+from reaper.adapters.mysql.replication import ReplicationAccount
+from reaper.adapters.tls import ServerTls
 from reaper.domain.errors import AccessDeniedError, ServerError
 from reaper.domain.facts import (
     Activity,
@@ -29,7 +31,6 @@ from reaper.domain.facts import (
     Session,
 )
 from reaper.domain.gtid import GtidSet, MariadbGtidSet
-from reaper.workflow.engine import Login
 from reaper.workflow.server import Halted
 
 _SETTINGS = (
@@ -75,7 +76,7 @@ class MariadbDialect:
     """Statements and answers of MariaDB."""
 
     flavour = Flavour.MARIADB
-    tls = False
+    tls: ServerTls | None = None
 
     def facts(self, ask: Ask) -> ServerFacts:
         """Everything the guards want to know."""
@@ -203,7 +204,9 @@ class MariadbDialect:
         channels = tuple(self._channel(row) for row in ask("SHOW ALL SLAVES STATUS"))
         return halted(ask, channels, self.executed(ask))
 
-    def join(self, ask: Ask, source: Address, account: Login, position: str | None, history: GtidSet | None) -> None:
+    def join(
+        self, ask: Ask, source: Address, account: ReplicationAccount, position: str | None, history: GtidSet | None
+    ) -> None:
         """Forget what was copied of replication, tell the copy its own history, follow `source` (E30).
 
         A hot copy carries no binary log, so its gtid_binlog_state is empty: it is set to the source's
@@ -223,17 +226,19 @@ class MariadbDialect:
             ask("SET GLOBAL gtid_slave_pos = %s", _mariadb(self.executed(ask)).position())
         self.follow(ask, source, account)
 
-    def follow(self, ask: Ask, source: Address, account: Login) -> None:
+    def follow(self, ask: Ask, source: Address, account: ReplicationAccount) -> None:
         """Replicate from `source` by GTID from the replicated position."""
+        tls = account.tls_options("MASTER")
         ask("STOP SLAVE")
         ask(
             "CHANGE MASTER TO MASTER_HOST=%s, MASTER_PORT=%s, MASTER_USER=%s, MASTER_PASSWORD=%s,"
-            " MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=%s",
+            " MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=%s" + "".join(f", {name}=%s" for name in tls),
             source.host,
             source.port,
-            account.user,
-            account.password,
+            account.login.user,
+            account.login.password,
             CONNECT_RETRY_S,
+            *tls.values(),
         )
         ask("START SLAVE")
 

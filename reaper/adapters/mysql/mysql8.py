@@ -22,6 +22,8 @@ from reaper.adapters.mysql.dialect import (
     settings,
     thread_state,
 )
+from reaper.adapters.mysql.replication import ReplicationAccount
+from reaper.adapters.tls import ENCRYPTED, ServerTls
 from reaper.domain.errors import AccessDeniedError, ServerError
 from reaper.domain.facts import (
     Activity,
@@ -35,7 +37,6 @@ from reaper.domain.facts import (
     ThreadState,
 )
 from reaper.domain.gtid import GtidSet, MysqlGtidSet
-from reaper.workflow.engine import Login
 from reaper.workflow.server import Halted
 
 # A replica keeps trying its source for a day, and hears from an idle one every two seconds; a source that
@@ -113,11 +114,12 @@ class MysqlDialect:
     """Statements and answers of MySQL.
 
     Its accounts use caching_sha2_password, which needs an encrypted connection or the server's public
-    key: reaper connects with TLS, replication with GET_SOURCE_PUBLIC_KEY=1 (without: error 2061).
+    key: reaper connects with TLS, replication with GET_SOURCE_PUBLIC_KEY=1 (without: error 2061), which a
+    channel with TLS makes no use of ("Setting the Source Configuration on the Replica" in the manual).
     """
 
     flavour = Flavour.MYSQL
-    tls = True
+    tls: ServerTls | None = ENCRYPTED
 
     def facts(self, ask: Ask) -> ServerFacts:
         """Everything the guards want to know; a variable that the server does not have counts against it."""
@@ -236,7 +238,7 @@ class MysqlDialect:
         self,
         ask: Ask,
         source: Address,
-        account: Login,
+        account: ReplicationAccount,
         position: str | None,
         history: GtidSet | None,  # noqa: ARG002 - gtid_executed is in the data, no copy forgets it
     ) -> None:
@@ -253,20 +255,22 @@ class MysqlDialect:
             ask("SET GLOBAL gtid_purged = %s", str(MysqlGtidSet.parse(position)))
         self.follow(ask, source, account)
 
-    def follow(self, ask: Ask, source: Address, account: Login) -> None:
+    def follow(self, ask: Ask, source: Address, account: ReplicationAccount) -> None:
         """Replicate from `source` by GTID; the change of source drops the relay logs."""
+        tls = account.tls_options("SOURCE")
         ask("STOP REPLICA")
         ask(
             "CHANGE REPLICATION SOURCE TO SOURCE_HOST=%s, SOURCE_PORT=%s, SOURCE_USER=%s, SOURCE_PASSWORD=%s,"
             " SOURCE_AUTO_POSITION=1, GET_SOURCE_PUBLIC_KEY=1, SOURCE_CONNECT_RETRY=%s,"
-            " SOURCE_RETRY_COUNT=%s, SOURCE_HEARTBEAT_PERIOD=%s",
+            " SOURCE_RETRY_COUNT=%s, SOURCE_HEARTBEAT_PERIOD=%s" + "".join(f", {name}=%s" for name in tls),
             source.host,
             source.port,
-            account.user,
-            account.password,
+            account.login.user,
+            account.login.password,
             CONNECT_RETRY_S,
             RETRY_COUNT,
             HEARTBEAT_S,
+            *tls.values(),
         )
         ask("START REPLICA")
 

@@ -14,10 +14,10 @@ from datetime import timedelta
 
 from reaper.adapters.mysql.connection import Ask, Row
 from reaper.adapters.mysql.mysql8 import HEARTBEAT_S
+from reaper.adapters.mysql.replication import ReplicationAccount
 from reaper.domain.errors import AccessDeniedError
 from reaper.domain.facts import Address, Flavour
 from reaper.domain.rehearsal import Account, Attempt, Obstacle, Transport
-from reaper.workflow.engine import Login
 
 CHANNEL = "reaper_rehearsal"
 
@@ -27,12 +27,13 @@ _LONGEST_LOCK_WAIT_S = 5
 # A heir may apply a moment after its sibling what both are sent; that is no lack.
 _CATCH_UP_S = 1.0
 
+_SSL = 2026  # of the client library in both: no TLS is offered although it is required, or what went wrong with it
 # Numbers that a receiver stores, from the error references of both flavours; those of MySQL as 8.0.43 stored them.
 _OBSTACLES = {
     Obstacle.DENIED: {1044, 1045, 1130, 1698, 1862, 3118, 4151},
     Obstacle.NO_GRANT: {1227, 1597, 13120},
     Obstacle.UNREACHABLE: {2002, 2003, 2005},
-    Obstacle.NO_TLS: {2026, 2061},
+    Obstacle.NO_TLS: {_SSL, 2061},
     Obstacle.SAME_ID: {13117},
     Obstacle.BEHIND: {1236, 13114},
 }
@@ -48,6 +49,7 @@ class Words:
     receiver: str
     source_log: str  # "" until the source has sent its first event
     tls: dict[str, str]  # the column that shows an option -> the option of CHANGE
+    source: str  # what the options of CHANGE call it
     create: str
     by_account: tuple[str, str, str, str]  # host, port, user, password
     options: tuple[str, ...]
@@ -79,6 +81,7 @@ _MARIADB = Words(
             "SSL_Crlpath": "SSL_CRLPATH",
         }.items()
     },
+    source="MASTER",
     create=f"CHANGE MASTER '{CHANNEL}' TO",
     by_account=("MASTER_HOST", "MASTER_PORT", "MASTER_USER", "MASTER_PASSWORD"),
     options=("MASTER_USE_GTID=slave_pos", f"MASTER_CONNECT_RETRY={_RETRY_S}"),
@@ -88,7 +91,7 @@ _MARIADB = Words(
     forget=f"RESET SLAVE '{CHANNEL}' ALL",
     stop_main="STOP SLAVE '' IO_THREAD",
     start_main="START SLAVE '' IO_THREAD",
-    falls_back=True,  # measured: MASTER_SSL=1 without a verified certificate connects in clear
+    falls_back=True,  # measured: MASTER_SSL=1 without MASTER_SSL_VERIFY_SERVER_CERT=1 connects in clear
 )
 _MYSQL = Words(
     status="SHOW REPLICA STATUS",
@@ -110,6 +113,7 @@ _MYSQL = Words(
             "TLS_Version": "TLS_VERSION",
         }.items()
     },
+    source="SOURCE",
     create="CHANGE REPLICATION SOURCE TO",
     by_account=("SOURCE_HOST", "SOURCE_PORT", "SOURCE_USER", "SOURCE_PASSWORD"),
     options=(
@@ -138,10 +142,10 @@ def words_of(flavour: Flavour) -> Words:
             return _MYSQL
 
 
-def rehearse(ask: Ask, words: Words, heir: Address, account: Login, within: timedelta) -> Attempt:
+def rehearse(ask: Ask, words: Words, heir: Address, account: ReplicationAccount, within: timedelta) -> Attempt:
     """`Understudy.rehearse` on a sibling whose default channel receives."""
     main = _row(ask, words, "")
-    transport = _transport(words, main)
+    transport = _transport(words, main, account)
     ask(f"SET SESSION lock_wait_timeout = {_LONGEST_LOCK_WAIT_S}")
     _make_channel(ask, words, main, heir, account)
     try:
@@ -150,7 +154,7 @@ def rehearse(ask: Ask, words: Words, heir: Address, account: Login, within: time
         obstacle, said = _watch(ask, words, within.total_seconds())
     finally:
         unrehearse(ask, words)
-    return Attempt(obstacle=obstacle, said=said, user=account.user, transport=transport)
+    return Attempt(obstacle=obstacle, said=said, user=account.login.user, transport=transport)
 
 
 def unrehearse(ask: Ask, words: Words) -> None:
@@ -181,15 +185,16 @@ def transport_offered(ask: Ask, words: Words) -> Transport:
     return Transport.PLAIN
 
 
-def _make_channel(ask: Ask, words: Words, main: Row | None, heir: Address, account: Login) -> None:
-    given = dict(zip(words.by_account, (heir.host, heir.port, account.user, account.password), strict=True))
-    given |= _tls_options(words, main)
+def _make_channel(ask: Ask, words: Words, main: Row | None, heir: Address, account: ReplicationAccount) -> None:
+    login = account.login
+    given = dict(zip(words.by_account, (heir.host, heir.port, login.user, login.password), strict=True))
+    given |= _tls_options(words, main) | account.tls_options(words.source)
     settings = [*(f"{name}=%s" for name in given), *words.options]
     ask(f"{words.create} {', '.join(settings)}{words.channel}", *given.values())
 
 
 def _tls_options(words: Words, main: Row | None) -> dict[str, object]:
-    """TLS as the default channel has it, which is what `follow` leaves as it is."""
+    """TLS as the default channel has it: `follow` leaves as it is what the account does not say."""
     options: dict[str, object] = {}
     for column, option in words.tls.items():
         value = _text((main or {}).get(column))
@@ -198,7 +203,9 @@ def _tls_options(words: Words, main: Row | None) -> dict[str, object]:
     return options
 
 
-def _transport(words: Words, main: Row | None) -> Transport:
+def _transport(words: Words, main: Row | None, account: ReplicationAccount) -> Transport:
+    if account.tls is not None:
+        return Transport.TLS
     allowed = next(iter(words.tls))
     return Transport.TLS if _text((main or {}).get(allowed)) == "Yes" else Transport.PLAIN
 
@@ -224,6 +231,8 @@ def _watch(ask: Ask, words: Words, within_s: float) -> tuple[Obstacle | None, st
 
 
 def _obstacle(number: int, said: str) -> Obstacle:
+    if number == _SSL and "SSL is required" not in said:
+        return Obstacle.OTHER  # it offers TLS, but its certificate was not accepted: `said` tells why
     if _EQUAL_IDS.search(said):
         return Obstacle.SAME_ID
     return next((kind for kind, numbers in _OBSTACLES.items() if number in numbers), Obstacle.OTHER)

@@ -11,12 +11,12 @@ from reaper.adapters.mysql.dialect import Dialect, counters
 from reaper.adapters.mysql.event_handover import hand_over
 from reaper.adapters.mysql.inventory import inventory, read_events
 from reaper.adapters.mysql.pages import dump_pages
+from reaper.adapters.mysql.replication import ReplicationAccount
 from reaper.domain.errors import ReadOnlyError
 from reaper.domain.facts import Address, Instance, InstanceId, SemiSync, ServerFacts
 from reaper.domain.gtid import GtidSet
 from reaper.domain.parity import Amiss, Events, HandOver, Inventory
 from reaper.domain.rehearsal import Account, Attempt, Transport
-from reaper.workflow.engine import Login
 from reaper.workflow.server import SCHEMA, Halted
 
 _MARKER_LOCK_WAIT_S = 3
@@ -25,7 +25,9 @@ _MARKER_LOCK_WAIT_S = 3
 class SqlServer:
     """One warm connection to one server."""
 
-    def __init__(self, instance: Instance, connection: Connection, dialect: Dialect, replication: Login) -> None:
+    def __init__(
+        self, instance: Instance, connection: Connection, dialect: Dialect, replication: ReplicationAccount
+    ) -> None:
         self._instance = instance
         self._connection = connection
         self._ask = connection.ask

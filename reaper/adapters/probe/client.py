@@ -27,6 +27,8 @@ from typing import Self
 import pymysql
 from pymysql.connections import Connection
 
+from reaper.adapters.tls import ServerTls, Verify, refused
+from reaper.domain.errors import UsageError
 from reaper.domain.ledger import Fate, Write
 
 READY_WITHIN_S = 10.0
@@ -67,7 +69,6 @@ HOPELESS = {
     1698: "check the account's name and password",
     1820: "the account's password has expired: set a new one",
     1862: "the account's password has expired: set a new one",
-    2026: "switch tls off for the probe, or on for the server",
     2059: "give the account an authentication method that PyMySQL knows",
     3118: "unlock the account",
     3159: "switch tls on: the server wants it",
@@ -94,7 +95,7 @@ class ProbeConfig:
     clients: int
     rate: float  # writes per second of all clients together
     ledger: str
-    tls: bool = False  # encrypted, the certificate is not verified
+    tls: ServerTls | None = None  # None: in clear
     connect_timeout: float = 0.5  # seconds
     io_timeout: float = 1.0  # seconds, for each answer
 
@@ -105,7 +106,7 @@ class ProbeConfig:
 
     def encode(self) -> str:
         """One line of JSON with its newline. It holds the password."""
-        return json.dumps(asdict(self)) + "\n"
+        return json.dumps(asdict(self), default=os.fspath) + "\n"
 
     @classmethod
     def decode(cls, line: str) -> Self:
@@ -114,7 +115,15 @@ class ProbeConfig:
         Raises:
             ValueError, TypeError: it is not JSON, or a field is missing, unknown or impossible.
         """
-        return cls(**json.loads(line))
+        said = json.loads(line)
+        if not isinstance(said, dict) or "tls" not in said:
+            raise ValueError("it is not what `encode` makes")
+        tls = said.pop("tls")
+        return cls(**said, tls=_tls(**tls) if tls else None)
+
+
+def _tls(*, verify: str, ca_file: str | None, name: str | None) -> ServerTls:
+    return ServerTls(verify=Verify(verify), ca_file=Path(ca_file) if ca_file else None, name=name)
 
 
 class Journal:
@@ -271,9 +280,8 @@ class Client:
         self._drop()
         self._failures += 1
         self.last_error = text
-        number = error_number(error)
-        if number in HOPELESS and not self._board.ready:
-            self._board.fail(f"{cannot_write(self._config)}: {text}; {HOPELESS[number]}, then start it again")
+        if not self._board.ready and (remedy := refused(error) or HOPELESS.get(error_number(error) or 0)):
+            self._board.fail(f"{cannot_write(self._config)}: {text}; {remedy}, then start it again")
         if self._failures % COLLECT_EVERY == 0:
             gc.collect()
 
@@ -315,11 +323,7 @@ class Probe:
     def __init__(self, config: ProbeConfig) -> None:
         self._config = config
         self._board = Board()
-        tls = None
-        if config.tls:
-            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            tls.check_hostname = False
-            tls.verify_mode = ssl.CERT_NONE
+        tls = config.tls.context() if config.tls else None
         journal = Journal(Path(config.ledger))
         self._clients = [Client(n, config, journal, self._board, tls) for n in range(config.clients)]
         self._threads = [threading.Thread(target=c.run, daemon=True) for c in self._clients]
@@ -421,7 +425,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a person's Ctrl-C must not stop the evidence
     try:
         probe = Probe(ProbeConfig.decode(read_line()))
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, UsageError) as error:
         say({"error": f"the probe's set-up is wrong: {error}; correct it and start again", "passing": False})
         return 1
     return probe.run()

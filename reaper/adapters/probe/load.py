@@ -2,12 +2,13 @@
 
 import contextlib
 import random
-import ssl
 import threading
 import time
 from dataclasses import dataclass, field
 
 import pymysql
+
+from reaper.adapters.tls import ServerTls
 
 _BACK_OFF_S = 0.02
 _KEYS = 10_000
@@ -24,7 +25,7 @@ class LoadConfig:
     database: str
     clients: int
     rate: float  # writes per second, and as many reads, all clients together
-    tls: bool
+    tls: ServerTls | None  # None: in clear
 
 
 @dataclass
@@ -45,11 +46,7 @@ class Load:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._tally = Tally()
-        self._context: ssl.SSLContext | None = None
-        if config.tls:
-            self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            self._context.check_hostname = False
-            self._context.verify_mode = ssl.CERT_NONE
+        self._context = config.tls.context() if config.tls else None
         self._threads = [
             threading.Thread(target=self._client, args=(n,), name=f"load-{n}") for n in range(config.clients)
         ]
@@ -89,7 +86,7 @@ class Load:
             write_timeout=5,
             program_name="reaper-load",
             ssl=self._context,
-            ssl_disabled=not c.tls,
+            ssl_disabled=self._context is None,
         )
 
     def _client(self, number: int) -> None:
