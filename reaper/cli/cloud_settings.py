@@ -285,6 +285,7 @@ class Ec2Section(_Section):
     port: _Port = _DEFAULT_PORT
     template: Annotated[str, Field(pattern=r"^lt-[0-9a-z]+(:[0-9]+)?$")] | None = None
     user_data: _Word = _SHIPPED
+    initialization_rate: Annotated[int, Field(ge=100, le=300)] | None = None
     counters: Annotated[str, Field(pattern=r"^/[A-Za-z0-9/_.-]+$")] = "/reaper/server-ids"
     tls: _TlsSection | Literal[False] = _TlsSection()
     replication_tls: _ReplicationTlsSection | None = None
@@ -300,6 +301,7 @@ class Ec2Section(_Section):
                 port=self.port,
                 template=Template.of(self.template) if self.template else None,
                 user_data=_user_data(self.user_data),
+                initialization_rate=self.initialization_rate,
                 counters=self.counters,
             ),
             accounts=self.accounts,

@@ -252,6 +252,11 @@ class FakeServer:
         with self._call("dump_pages"):
             pass
 
+    def flush_logs(self) -> None:
+        """Nothing to do here."""
+        with self._call("flush_logs"):
+            pass
+
     def pages_loaded(self) -> bool:
         """True a while after the boot."""
         with self._call("pages_loaded") as m:

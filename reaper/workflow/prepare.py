@@ -182,6 +182,7 @@ class _Build:
         with self._connect(source) as server:
             facts = server.facts()
             server.dump_pages()
+            server.flush_logs()
             return Copied(flavour=facts.flavour, executed=str(facts.executed), tables=server.tables())
 
     # ---- binary logs are kept until the replacement has caught up (E15)

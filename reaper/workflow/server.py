@@ -104,6 +104,9 @@ class Server(Protocol):
     def dump_pages(self) -> None:
         """Write the list of pages in the buffer pool to disk, for the copy to load."""
 
+    def flush_logs(self) -> None:
+        """Write the engines' logs to disk, so that a copy of the disk alone has as little to recover as possible."""
+
     def pages_loaded(self) -> bool:
         """True if the page list has been loaded, or there was none to load."""
 

@@ -93,6 +93,7 @@ WRONG = [
     pytest.param(changed(places=[{"region": "x", "rol": "y"}]), "ec2.places.0.rol: Extra inputs", id="a misspelt key"),
     pytest.param(changed(template="mysql"), "ec2.template", id="a template's name in place of its id"),
     pytest.param(changed(tls=True), "ec2.tls", id="tls: true says nothing of what is verified"),
+    pytest.param(changed(initialization_rate=50), "ec2.initialization_rate", id="slower than AWS offers"),
     pytest.param(changed(replication_tls={"verify": "full"}), "ca", id="replicas that verify by no authority"),
     pytest.param(changed(pace={"look_every": "fast"}), "is no duration", id="a pace that is no duration"),
     pytest.param(changed(user_data="/not/there"), "/not/there cannot be read", id="a file that is not there"),

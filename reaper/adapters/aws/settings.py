@@ -77,4 +77,7 @@ class Ec2Settings:
     port: int = 3306
     template: Template | None = None  # None: the one that the members were launched from
     user_data: str | None = None  # the text of the template in config/cloud-init; None: the launch template's own
+    # MiB a second at which a volume is read from its snapshot before anybody asks ("Initialize Amazon EBS volumes" in
+    # the EBS User Guide: 100 to 300, paid by the GiB). None: a block is fetched when it is read for the first time.
+    initialization_rate: int | None = None
     counters: str = "/reaper/server-ids"  # the path of SSM parameters, one for each cluster

@@ -218,10 +218,12 @@ class Volumes:
             raise RefusedError(
                 f"{', '.join(nowhere)} does not say where its volume was attached: tag it with {self._names.device}"
             )
+        rate = self._settings.initialization_rate
+        every: dict[str, object] = {"DeleteOnTermination": True} | ({"VolumeInitializationRate": rate} if rate else {})
         return [
             {
                 "DeviceName": part.tags[self._names.device],
-                "Ebs": {"SnapshotId": part.id, "DeleteOnTermination": True, **_shape(part.tags.get(self._names.shape))},
+                "Ebs": {"SnapshotId": part.id, **every, **_shape(part.tags.get(self._names.shape))},
             }
             for part in taken.parts
         ]

@@ -151,6 +151,10 @@ class SqlServer:
         """Write the whole page list."""
         dump_pages(self._ask, self._instance)
 
+    def flush_logs(self) -> None:
+        """Of every engine, here only."""
+        self._ask("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")
+
     def pages_loaded(self) -> bool:
         """True if the load at startup has ended, or there was nothing to load."""
         said = self._pages("load")
