@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pymysql
 
-from benchmarks import cutover, durability, idle, observe, planning, prepare, start, verify, warmth
+from benchmarks import cutover, discovery, durability, idle, observe, planning, prepare, start, verify, warmth
 from benchmarks.table import Exit, Result, show
 from benchmarks.workshop import guarded
 from reaper.domain.errors import ReaperError
@@ -24,6 +24,7 @@ def _main() -> Exit:
     parser.add_argument("--seconds", type=float, default=60.0, help="idle: how long the daemon is watched (60)")
     parser.add_argument("--reading", type=float, default=120.0, help="warmth: seconds after each promotion (120)")
     parser.add_argument("--clusters", type=int, default=100, help="observe: looked at at once (100)")
+    parser.add_argument("--instances", type=int, default=discovery.INSTANCES, help="discovery: of EC2 (2000)")
     options = parser.parse_args()
     benchmarks: dict[str, Callable[[], Result]] = {
         "start": lambda: start.measure(runs=max(1, options.runs)),
@@ -32,6 +33,7 @@ def _main() -> Exit:
         "planning": lambda: planning.measure(planning.SIZES),
         "idle": lambda: idle.measure(policies=idle.POLICIES, seconds=max(1.0, options.seconds)),
         "observe": lambda: observe.measure(clusters=max(2, options.clusters), labs=observe.LABS),
+        "discovery": lambda: discovery.measure(max(1, options.instances)),
         "verify": lambda: verify.measure(mib=max(1, options.mib), rounds=max(1, options.rounds)),
         "warmth": lambda: warmth.measure(
             pool_mib=max(16, options.mib // 2),

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +36,10 @@ def iam_policy_command(
         list[str] | None,
         typer.Option(help="ARN of the role in the launch template's instance profile, if it has one; may be repeated."),
     ] = None,
+    image_parameter: Annotated[
+        list[str] | None,
+        typer.Option(help="Path of an SSM parameter that holds the newest image, if there are such; may be repeated."),
+    ] = None,
     kms_key: Annotated[
         list[str] | None, typer.Option(help="ARN of a key of your own that encrypts secrets; may be repeated.")
     ] = None,
@@ -50,7 +55,12 @@ def iam_policy_command(
     if not policies:
         sys.stderr.write("there is no policy yet: this is what `rotate` and `kill` by hand need, on every cluster\n")
     needs = frozenset(_needs(config, policies))
-    scope = _scope(config, policies, _account_of(config, account), tuple(pass_role or ()), tuple(kms_key or ()))
+    scope = replace(
+        _scope(config, policies, _account_of(config, account)),
+        passed_roles=tuple(pass_role or ()),
+        image_parameters=tuple(image_parameter or ()),
+        kms_keys=tuple(kms_key or ()),
+    )
     sys.stdout.write(json.dumps(iam_policy(needs, scope), indent=2) + "\n")
 
 
@@ -111,13 +121,7 @@ def _accounts(config: "Ec2Config") -> tuple["AccountSection", ...]:
     return (config.accounts.admin, config.accounts.replication, config.accounts.application)
 
 
-def _scope(
-    config: "Ec2Config",
-    policies: list["StandingPolicy"],
-    account: str,
-    passed_roles: tuple[str, ...],
-    kms_keys: tuple[str, ...],
-) -> "Scope":
+def _scope(config: "Ec2Config", policies: list["StandingPolicy"], account: str) -> "Scope":
     from reaper.adapters.aws.iam import Scope
     from reaper.cli.cloud_settings import ElasticIpSection, MasterTagSection, Route53Section, SecondaryAddressSection
 
@@ -141,9 +145,7 @@ def _scope(
         master_tags=_sorted(d.name for d in doors if isinstance(d, MasterTagSection)),
         secrets=_sorted(a.secret for a in accounts if a.secret),
         parameters=_sorted("/" + a.parameter.lstrip("/") for a in accounts if a.parameter),
-        kms_keys=kms_keys,
         db_users=_sorted(a.user for a in accounts if a.rds_token and a.user),
-        passed_roles=passed_roles,
         assumed_roles=_sorted(p.role.arn for p in settings.places if p.role),
         counters=settings.counters,
     )

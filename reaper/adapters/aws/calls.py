@@ -18,8 +18,6 @@ from reaper.workflow.ports import Clock
 
 Answer = dict[str, Any]  # what botocore makes of an answer; it goes no further than the adapter
 
-# From the API references of Route 53 and Auto Scaling: an earlier change of the same thing is under way.
-_UNDER_WAY = frozenset({"PriorRequestNotComplete", "ResourceContention", "ScalingActivityInProgress", "SlowDown"})
 _ATTEMPTS = 6  # on top of botocore's own few
 _LONGEST_PAUSE_S = 8.0
 _FIRST_PAUSE_S = 0.25
@@ -94,14 +92,6 @@ class Calls:
                 "have been done: reaper looks before it does it again"
             ) from cause
 
-        def classed() -> Any:
-            try:
-                return once()
-            except cloud.failures() as error:
-                if code_of(error) in _UNDER_WAY:
-                    raise ThrottledError(_text_of(error)) from error
-                raise
-
         patient = Retrying(
             retry=retry_if_exception_type((ThrottledError, UnsureError)),
             stop=stop_after_attempt(_ATTEMPTS),
@@ -109,7 +99,7 @@ class Calls:
             sleep=sleep,
             retry_error_callback=give_up,
         )
-        return patient(ask, f"{operation} ({self.where})", classed)
+        return patient(ask, f"{operation} ({self.where})", once)
 
 
 def code_of(error: BaseException) -> str:

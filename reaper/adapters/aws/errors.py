@@ -20,7 +20,10 @@ _THROTTLED = {
     "EC2ThrottledException",
     "SnapshotCreationPerVolumeRateExceeded",
     "TooManyUpdates",
+    "SlowDown",
 }
+# From the API references of Route 53 and Auto Scaling: an earlier change of the same thing is under way.
+_UNDER_WAY = {"PriorRequestNotComplete", "ResourceContention", "ScalingActivityInProgress"}
 _NO_CAPACITY = {
     "InsufficientInstanceCapacity",
     "InsufficientHostCapacity",
@@ -68,7 +71,7 @@ _UNSURE = {"InternalError", "InternalFailure", "InternalServerError", "Unavailab
 
 
 class ThrottledError(TryAgainError):
-    """AWS did nothing, because it was asked too often."""
+    """AWS did nothing, because it was asked too often or is at work on the same thing."""
 
 
 class UnsureError(TryAgainError):
@@ -126,6 +129,8 @@ def _translated(what: str, response: dict[str, dict[str, object]]) -> ReaperErro
     said = f"{what}: {code}, {one_line(str(response.get('Error', {}).get('Message', '')), 300)}"
     if code in _THROTTLED:
         return ThrottledError(f"{said}. AWS throttles this account: try again later, or ask for a higher limit")
+    if code in _UNDER_WAY:
+        return ThrottledError(f"{said}. An earlier change is under way: try again when it is over")
     if code in _NO_CAPACITY:
         return NoCapacityError(f"{said}. AWS has no room for it: try again, or use another zone or instance type")
     if code in _LIMITS:
