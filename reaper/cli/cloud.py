@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import assert_never
 
+from reaper.adapters.aws.asg import AutoScalingGroups
 from reaper.adapters.aws.calls import Calls
 from reaper.adapters.aws.credentials import TOKEN_KEPT, ParameterSource, RdsTokenSource, SecretSource
 from reaper.adapters.aws.ec2 import Ec2Fleet
@@ -190,3 +191,15 @@ class _OutOfReach:
         """UsageError."""
         del pages
         raise UsageError(f"the files of {instance.id} cannot be reached from here")
+
+
+def auto_scaling_groups(config: Ec2Config) -> AutoScalingGroups:
+    """Those of the first place that carry the tag of groups, whatever its value."""
+    clock, clients = SystemClock(), Clients(config.settings.places[0])
+    return AutoScalingGroups(
+        autoscaling=Calls(clients.of("autoscaling"), clock),
+        elbv2=Calls(clients.of("elbv2"), clock),
+        ec2=Calls(clients.ec2, clock),
+        clock=clock,
+        tag=(config.settings.tags.group, None),
+    )

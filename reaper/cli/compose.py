@@ -26,6 +26,7 @@ from reaper.domain.facts import Instance
 from reaper.domain.ledger import Ledger
 from reaper.domain.plan import Plan
 from reaper.domain.verdict import RunState
+from reaper.workflow.groups import Groups
 from reaper.workflow.ports import Endpoint, Interrupt, Journal, Probe
 from reaper.workflow.prepare import Names
 from reaper.workflow.server import SCHEMA
@@ -108,6 +109,15 @@ class Site:
 
             others[PROVIDER] = Ec2Ground(self.settings.ec2)
         return Grounds(LabGround(self.labs), others)
+
+    @cached_property
+    def groups(self) -> Groups | None:
+        """The Auto Scaling groups of the first place; None: the site has nothing at AWS."""
+        if self.settings.ec2 is None:
+            return None
+        from reaper.cli.cloud import auto_scaling_groups
+
+        return auto_scaling_groups(self.settings.ec2)
 
     def registry(self, name: str) -> Registry:
         """The book of one lab."""
