@@ -30,16 +30,17 @@ _ACCOUNTS = ("admin", "replication", "application")
 
 def home_of(site: Site, name: str) -> Path:
     """Where an AWS lab lives."""
-    return site.home / "aws" / name
+    return site.aws_labs / name
 
 
 def up(site: Site, name: str, program: Path | None, nodes: int, check: Callable[[], None]) -> dict[str, str]:
     """Make one with a cluster of the same name; the environment to export. Nothing is left when it fails."""
-    if (site.labs / name).exists():
-        raise UsageError(
-            f"there is a local lab {name}: `reaper lab down --name {name}` removes it, or choose another name"
-        )
     home = home_of(site, name)
+    for kind, there in (("a local", site.labs / name), ("an AWS", home)):
+        if there.exists():
+            raise UsageError(
+                f"there is {kind} lab {name}: `reaper lab down --name {name}` removes it, or choose another name"
+            )
     engine = find_engine(program)
 
     def connect(cluster: str, instance: Instance) -> SqlServer:
@@ -60,7 +61,7 @@ def up(site: Site, name: str, program: Path | None, nodes: int, check: Callable[
 
 def environment(site: Site, name: str) -> dict[str, str]:
     """What was printed when it was made. UsageError: it does not run."""
-    home = home_of(site, name)
+    home = _must_be(site, name)
     return lab.environment(home) | {FILE_VARIABLE: str(home / "reaper.yaml")}
 
 
@@ -71,8 +72,7 @@ def exports(environment: dict[str, str]) -> str:
 
 def down(site: Site, name: str) -> tuple[int, ...]:
     """End every process of it and delete its files; its runs are over."""
-    home = home_of(site, name)
-    LabBook.read(home)
+    home = _must_be(site, name)
     why = f"the AWS lab {name} was removed before the run had ended"
     abandoned = site.work.abandon(name, why)
     if abandoned:
@@ -81,6 +81,13 @@ def down(site: Site, name: str) -> tuple[int, ...]:
         ended = lab.down(home)
     site.snapshots.cluster_removed(name, datetime.now(UTC))
     return ended
+
+
+def _must_be(site: Site, name: str) -> Path:
+    home = home_of(site, name)
+    if not home.exists():
+        raise UsageError(f"there is no AWS lab {name}: `reaper lab up --provider ec2 --name {name}` makes one")
+    return home
 
 
 def _write_settings(home: Path, name: str) -> Path:

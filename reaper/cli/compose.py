@@ -94,6 +94,11 @@ class Site:
         """Where labs live."""
         return self.home / "labs"
 
+    @property
+    def aws_labs(self) -> Path:
+        """Where AWS labs live."""
+        return self.home / "aws"
+
     @cached_property
     def settings(self) -> Settings:
         """What the site has decided."""

@@ -12,6 +12,7 @@ import typer
 from reaper.cli.history import status
 from reaper.cli.options import LabName, OutputChoice
 from reaper.cli.parse import span
+from reaper.domain.errors import UsageError
 
 if TYPE_CHECKING:
     from reaper.cli.compose import Site
@@ -48,6 +49,10 @@ def lab_up(
         if provider is Provider.EC2:
             _aws_up(here, name, server, nodes, interrupt.check)
             return
+        if (here.aws_labs / name).exists():
+            raise UsageError(
+                f"there is an AWS lab {name}: `reaper lab down --name {name}` removes it, or choose another name"
+            )
         lab = here.lab_up(name, server, nodes, interrupt.check)
         living = sum(m.state is InstanceState.RUNNING for m in here.fleet.members(name))
     sys.stdout.write(
@@ -65,7 +70,7 @@ def _aws_up(here: "Site", name: str, server: Path | None, nodes: int, check: Cal
         f"AWS lab {name}: EC2 at {environment['AWS_ENDPOINT_URL']}, {nodes} instances in three zones, an Elastic IP "
         "that leads to the master.\nIn every shell that is to work with it:\n"
         f'  eval "$(reaper lab env --name {name})"\nThen, as with AWS itself:\n{_next_steps(name)}'
-        f"  reaper lab down --name {name} --provider ec2   remove it\n"
+        f"  reaper lab down --name {name}   remove it\n"
     )
     sys.stdout.write(exports(environment))
 
@@ -94,16 +99,17 @@ def lab_status(name: Annotated[str | None, typer.Option("--name")] = None, outpu
 
 
 @lab_app.command("down")
-def lab_down(name: LabName = "lab", provider: ProviderChoice = Provider.LOCAL) -> None:
-    """End every process of a lab and delete its files."""
+def lab_down(name: LabName = "lab") -> None:
+    """End every process of a lab, whatever it is made of, and delete its files."""
     from reaper.cli.compose import site
 
-    if provider is Provider.EC2:
+    here = site()
+    if (here.aws_labs / name).exists():
         from reaper.cli.aws_lab import down
 
-        ended = tuple(f"process {pid}" for pid in down(site(), name))
+        ended = tuple(f"process {pid}" for pid in down(here, name))
     else:
-        ended = site().lab_down(name)
+        ended = here.lab_down(name)
     sys.stdout.write(f"lab {name} is gone: ended {', '.join(ended) or 'nothing, all had ended'}\n")
 
 

@@ -52,10 +52,7 @@ class Ec2Fleet:
         machines = self._discovery.members(cluster)
         shown = [m for m in machines if not (m.state in ("terminated", "shutting-down") and names.retired in m.tags)]
         if not machines:
-            raise UsageError(
-                f"there is no cluster {cluster!r} on EC2: no instance in "
-                f"{', '.join(str(c.place) for c in self._discovery.places)} has the tag {names.cluster} with that value"
-            )
+            raise self._nobody(cluster)
         images = self._images.of(shown)
         return tuple(instance_of(m, self._settings, images[m.id], self._images.launches(m)) for m in shown)
 
@@ -69,13 +66,23 @@ class Ec2Fleet:
             )
         return cluster
 
+    def _nobody(self, cluster: str) -> UsageError:
+        places = ", ".join(str(clients.place) for clients in self._discovery.places)
+        tag = self._settings.tags.cluster
+        return UsageError(
+            f"there is no cluster {cluster!r} on EC2: no instance in {places} has the tag {tag} with that value"
+        )
+
     def adopt(self, cluster: str, ask: Callable[[Instance], int]) -> tuple[Instance, ...]:
         """Tag the running members that have no server id with what their servers say; those that were tagged.
 
         `ask`: the id that a server runs with. UsageError: there is no such cluster.
         """
         name, adopted = self._settings.tags.server_id, []
-        for machine in self._discovery.members(cluster):
+        machines = self._discovery.members(cluster)
+        if not machines:
+            raise self._nobody(cluster)
+        for machine in machines:
             if machine.state != "running" or name in machine.tags:
                 continue
             unknown = instance_of(replace(machine, tags={**machine.tags, name: "0"}), self._settings)
