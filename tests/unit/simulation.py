@@ -6,7 +6,6 @@
 
 import argparse
 import contextlib
-import gc
 import os
 import random
 import sys
@@ -186,7 +185,6 @@ class Seen:
 
 
 def _see(seeds: range) -> list[Seen]:
-    gc.freeze()  # the workflow collects before each kill: not everything that was ever imported, each time
     seen = []
     for seed in seeds:
         simulation, found = simulated(seed)

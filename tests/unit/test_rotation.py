@@ -1,7 +1,5 @@
 """The whole rotation over the in-memory fleet: what must always be true, one invariant after the other."""
 
-import gc
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -30,15 +28,6 @@ from reaper.testing.parts import ITEMS, MARKER, Verb
 from reaper.workflow.server import Server
 
 bug = pytest.mark.xfail  # strict: a bug that is known, with its place; remove the mark with the bug
-
-
-@pytest.fixture(autouse=True, scope="module")
-def small_heap() -> Iterator[None]:
-    """The cutover collects garbage first; the heap of a whole test session would make that half of the run."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture
