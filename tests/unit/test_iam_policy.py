@@ -220,7 +220,16 @@ def _operations() -> dict[str, set[str]]:
     return found
 
 
-LAB = {"control_plane.py", "gradual.py", "hypervisor.py", "lab.py", "lab_process.py", "labbook.py"}  # talk to moto only
+LAB = {
+    "control_plane.py",
+    "gateway.py",
+    "gradual.py",
+    "hypervisor.py",
+    "lab.py",
+    "lab_process.py",
+    "labbook.py",
+    "likeness.py",
+}  # talk to moto only
 
 
 def test_every_operation_that_the_code_names_is_in_the_register_and_the_reverse() -> None:

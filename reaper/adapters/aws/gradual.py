@@ -182,8 +182,10 @@ def _ends(changes: contextlib.ExitStack, plane: ControlPlane, hypervisor: Hyperv
         return before
 
     def free(self: Any, addresses: set[str], ended: threading.Event) -> None:
+        """Its primary interface ends with it; moto keeps it, so that an address would be found at two of them."""
         ended.wait()
         with plane.lock:
+            self.ec2_backend.enis.pop(self.nics[0].id, None)
             for address in addresses:
                 self.ec2_backend.get_subnet(self._subnet_id).del_subnet_ip(address)
 
