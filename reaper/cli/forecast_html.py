@@ -5,8 +5,9 @@ from functools import cache
 from jinja2 import Template
 
 from reaper import __version__
-from reaper.cli import telling
+from reaper.cli import groups_telling, telling
 from reaper.cli.drawing import bars_of, line_of, topology
+from reaper.cli.groups_render import how
 from reaper.cli.pages import template_of
 from reaper.domain.verdict import Ruling
 from reaper.planner.report import State
@@ -30,7 +31,9 @@ def forecast_html(forecast: Forecast) -> str:
         forecast=forecast,
         report=report,
         tell=telling,
-        stops=telling.stops(forecast),
+        of_groups=groups_telling,
+        how=how,
+        stops=groups_telling.stops(forecast),
         runs=runs,
         drawn=frozenset(run.plan.run + run.policy for run in runs[:MOST_DRAWN]),
         topology=topology,

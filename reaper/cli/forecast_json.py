@@ -3,16 +3,18 @@
 from datetime import datetime
 from typing import Any
 
+from reaper.cli.groups_telling import headline, stops
 from reaper.cli.runs import as_json
-from reaper.cli.telling import asked_about, conflict, headline, spared, stops
+from reaper.cli.telling import asked_about, conflict, spared
 from reaper.domain.almanac import Closed
+from reaper.domain.groups import GroupPlan
 from reaper.domain.plan import Plan
 from reaper.domain.policy import Waiver
 from reaper.domain.verdict import GuardVerdict
 from reaper.planner.outlook import Outlook
 from reaper.planner.radius import Exceeded
 from reaper.planner.report import Decision
-from reaper.workflow.forecast import Forecast, Foreseen
+from reaper.workflow.forecast import Forecast, Foreseen, GroupForeseen
 
 
 def forecast_as_json(forecast: Forecast) -> dict[str, Any]:
@@ -26,11 +28,14 @@ def forecast_as_json(forecast: Forecast) -> dict[str, Any]:
         "paused": forecast.paused,
         "clusters": report.clusters,
         "living": report.living,
+        "groups": report.groups,
+        "members": report.members,
         "stops": [
             {"title": s.title, "culprit": s.culprit, "reason": s.reason, "evidence": list(s.evidence)}
             for s in stops(forecast)
         ],
         "runs": [_run(run) for run in forecast.runs],
+        "group_runs": [_group_run(run) for run in forecast.groups],
         "policies": [_policy(decision) for decision in report.decisions],
         "conflicts": [
             {"cluster": c.cluster, "policies": list(c.policies), "says": conflict(c)} for c in report.conflicts
@@ -53,6 +58,20 @@ def _run(run: Foreseen) -> dict[str, Any]:
         "due": list(run.due.why),
         "go": not run.refused_by,
         "plan": as_json(Plan, run.plan),
+        "guards": as_json(tuple[GuardVerdict, ...], run.verdicts),
+    }
+
+
+def _group_run(run: GroupForeseen) -> dict[str, Any]:
+    return {
+        "policy": run.policy,
+        "state": run.state.value,
+        "fire": run.fire.isoformat(),
+        "group": run.plan.group,
+        "victims": [{"instance": str(v.id), "why": v.why} for v in run.plan.victims],
+        "spared": [{"instance": str(s.id), "why": s.why} for s in run.plan.spared],
+        "go": not run.refused_by,
+        "plan": as_json(GroupPlan, run.plan),
         "guards": as_json(tuple[GuardVerdict, ...], run.verdicts),
     }
 

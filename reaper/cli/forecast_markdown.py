@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterable, Iterator
 
-from reaper.cli import telling
-from reaper.domain.verdict import Ruling
+from reaper.cli import groups_telling, telling
+from reaper.cli.groups_render import how
+from reaper.domain.verdict import GuardVerdict, Ruling
 from reaper.planner.outlook import Outlook
-from reaper.workflow.forecast import Forecast, Foreseen
+from reaper.workflow.forecast import Forecast, Foreseen, GroupForeseen
 
 _MEANS_SOMETHING = re.compile(r"([\\`*_{}\[\]()#+!|~$@:-])")
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
@@ -32,24 +33,30 @@ def forecast_markdown(forecast: Forecast) -> str:
 
 def _lines(forecast: Forecast) -> Iterator[str]:
     report = forecast.report
-    yield f"# {escaped(telling.headline(forecast))}"
-    yield from ("", f"{escaped(telling.asked_about(forecast))} {escaped(telling.basis(forecast))}", "")
-    stops = telling.stops(forecast)
+    yield f"# {escaped(groups_telling.headline(forecast))}"
+    yield from ("", f"{escaped(telling.asked_about(forecast))} {escaped(groups_telling.basis(forecast))}", "")
+    stops = groups_telling.stops(forecast)
     if stops:
         yield from (f"## Refused ({len(stops)})", "")
         for stop in stops:
             yield f"- **{escaped(stop.title)}**: {escaped(stop.culprit)} says: {escaped(stop.reason)}"
             yield from (f"  - {escaped(line)}" for line in stop.evidence)
         yield ""
-    yield from (f"## Who would die ({len(forecast.going)})", "")
-    if not forecast.going:
+    groups, held = groups_telling.going(forecast), groups_telling.refused(forecast)
+    deaths = len(forecast.going) + sum(len(run.plan.victims) for run in groups)
+    yield from (f"## Who would die ({deaths})", "")
+    if not deaths:
         yield from ("Nobody.", "")
     for run in forecast.going:
         yield from _run(run)
-    if forecast.refused:
+    for of_group in groups:
+        yield from _group_run(of_group)
+    if forecast.refused or held:
         yield from ("## What was refused, in full", "")
     for run in forecast.refused:
         yield from _run(run)
+    for of_group in held:
+        yield from _group_run(of_group)
     if report.conflicts:
         yield from ("## More than one policy takes the same cluster", "")
         yield from (f"- {escaped(telling.conflict(found))}" for found in report.conflicts)
@@ -62,7 +69,7 @@ def _lines(forecast: Forecast) -> Iterator[str]:
     yield from ("", "## Policies", "")
     for decision in report.decisions:
         yield from (f"### {escaped(decision.policy.name)}: {escaped(telling.standing(decision))}", "")
-        yield from (f"- {topic}: {escaped(said)}" for topic, said in telling.facts(decision))
+        yield from (f"- {topic}: {escaped(said)}" for topic, said in groups_telling.facts(decision))
         yield ""
 
 
@@ -71,7 +78,21 @@ def _run(run: Foreseen) -> Iterator[str]:
     yield from (f"The policy {escaped(run.policy)} ({run.state}): it {escaped('; '.join(run.due.why))}.", "")
     yield from _table(("phase", "step", "what"), ((s.phase.value, s.name.value, s.what) for s in run.plan.steps))
     yield ""
-    ordered = sorted(run.verdicts, key=lambda v: v.ruling is Ruling.GO)
+    yield from _guards(run.verdicts)
+
+
+def _group_run(run: GroupForeseen) -> Iterator[str]:
+    yield from (f"### {escaped(groups_telling.replacement(run))}", "")
+    yield from (f"The policy {escaped(run.policy)} ({run.state}).", "")
+    yield from _table(("instance", "why"), ((v.id.short, v.why) for v in run.plan.victims))
+    yield ""
+    yield from _table(("step of each", "what"), how(run.plan.policy))
+    yield ""
+    yield from _guards(run.verdicts)
+
+
+def _guards(verdicts: tuple[GuardVerdict, ...]) -> Iterator[str]:
+    ordered = sorted(verdicts, key=lambda v: v.ruling is Ruling.GO)
     rows = ((v.ruling.value, v.guard, "; ".join((v.reason, *v.evidence))) for v in ordered)
     yield from _table(("verdict", "guard", "reason and evidence"), rows)
     yield ""

@@ -7,11 +7,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from reaper.cli import telling
+from reaper.cli import groups_telling, telling
+from reaper.cli.groups_render import group_plan_table
 from reaper.cli.render import guards_table, plan_table
 from reaper.planner.outlook import Outlook
 from reaper.planner.report import Decision
-from reaper.workflow.forecast import Forecast, Foreseen
+from reaper.workflow.forecast import Forecast, Foreseen, GroupForeseen
 
 _BAR, _MAYBE, _BAR_WIDTH = "█", "░", 24
 _NESTED = (0, 0, 0, 2)
@@ -24,21 +25,27 @@ def forecast_table(forecast: Forecast) -> RenderableType:
 
 def _parts(forecast: Forecast) -> Iterator[RenderableType]:
     report = forecast.report
-    yield Text(telling.headline(forecast), style="bold")
-    yield Text(f"{telling.asked_about(forecast)} {telling.basis(forecast)}", style="dim")
-    stops = telling.stops(forecast)
+    yield Text(groups_telling.headline(forecast), style="bold")
+    yield Text(f"{telling.asked_about(forecast)} {groups_telling.basis(forecast)}", style="dim")
+    stops = groups_telling.stops(forecast)
     if stops:
         yield _title(f"refused ({len(stops)})", "bold red")
         yield from (_stop(stop) for stop in stops)
-    yield _title(f"who would die ({len(forecast.going)})")
-    if not forecast.going:
+    groups, held = groups_telling.going(forecast), groups_telling.refused(forecast)
+    deaths = len(forecast.going) + sum(len(run.plan.victims) for run in groups)
+    yield _title(f"who would die ({deaths})")
+    if not deaths:
         yield Text("nobody")
     for run in forecast.going:
         yield from _run(run)
-    if forecast.refused:
+    for of_group in groups:
+        yield from _group_run(of_group)
+    if forecast.refused or held:
         yield _title("what was refused, in full")
     for run in forecast.refused:
         yield from _run(run)
+    for of_group in held:
+        yield from _group_run(of_group)
     if report.conflicts:
         yield _title("more than one policy takes the same cluster")
         yield from (Text(telling.conflict(found)) for found in report.conflicts)
@@ -68,6 +75,15 @@ def _run(run: Foreseen) -> Iterator[RenderableType]:
     head.append(f"\n  the policy {run.policy} ({run.state}): it {'; '.join(run.due.why)}", style="default")
     yield head
     yield Padding(plan_table(run.plan), _NESTED)
+    yield Padding(guards_table(run.verdicts), _NESTED)
+    yield Text("")
+
+
+def _group_run(run: GroupForeseen) -> Iterator[RenderableType]:
+    head = Text(groups_telling.replacement(run), style="bold")
+    head.append(f"\n  the policy {run.policy} ({run.state})", style="default")
+    yield head
+    yield Padding(group_plan_table(run.plan), _NESTED)
     yield Padding(guards_table(run.verdicts), _NESTED)
     yield Text("")
 
@@ -110,6 +126,6 @@ def _spared(forecast: Forecast) -> RenderableType:
 def _policy(decision: Decision) -> Iterator[RenderableType]:
     yield Text(f"{decision.policy.name}: {telling.standing(decision)}", style="bold")
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2))
-    for topic, said in telling.facts(decision):
+    for topic, said in groups_telling.facts(decision):
         table.add_row(topic, Text(said))
     yield Padding(table, _NESTED)

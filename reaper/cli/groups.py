@@ -1,11 +1,12 @@
 """Groups of stateless instances at this site: how they are reached, looked at, and told what is done to them."""
 
+import contextlib
 from collections.abc import Callable
 
 from reaper.adapters.clock import SystemClock
 from reaper.cli.compose import Site
 from reaper.cli.journal import announcer
-from reaper.domain.errors import UsageError
+from reaper.domain.errors import ReaperError, UsageError
 from reaper.domain.groups import GroupPlan, GroupVerdict
 from reaper.domain.verdict import Event, EventKind, GuardVerdict, RunState
 from reaper.workflow.groups import GroupJournal, Groups, GroupWorld
@@ -20,8 +21,7 @@ class NoGroupsHereError(Exception):
 
 def reached(site: Site) -> Groups | None:
     """The groups of the site; None: no provider of any is set up."""
-    del site
-    return None
+    return site.groups
 
 
 def must_reach(site: Site) -> Groups:
@@ -43,8 +43,17 @@ def group_world(site: Site, groups: Groups, listener: GroupJournal, interrupt: I
     )
 
 
+def recalled(site: Site, run: str) -> GroupPlan | None:
+    """The plan of a run over a group that began in another process; None: it cannot be had."""
+    try:
+        record = site.runs.record(run)
+    except ReaperError:
+        return None
+    return record.plan if isinstance(record.plan, GroupPlan) else None
+
+
 class GroupFan:
-    """The record of a run, and those who are told. The record precedes; who listens never stops a run."""
+    """Tells all of them, in order: the record first. Who listens besides never stops a run."""
 
     def __init__(self, record: GroupJournal, *listeners: GroupJournal) -> None:
         self._record = record
@@ -72,10 +81,8 @@ class GroupFan:
 
     def _tell(self, what: Callable[[GroupJournal], None]) -> None:
         for listener in self._listeners:
-            try:
+            with contextlib.suppress(OSError, ValueError):  # the terminal or the pipe may have gone
                 what(listener)
-            except (OSError, ValueError):  # the terminal or the pipe may have gone
-                continue
 
 
 class GroupAnnouncer:

@@ -4,11 +4,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from reaper.adapters.policies.explain_groups import floor_in_words
 from reaper.adapters.store.journal import AnyRecord, GroupRunRecord, Recorded, RunRecord
 from reaper.cli.render import short, words
-from reaper.domain.groups import Draining, Floor, GroupPlan, GroupPolicy, GroupVerdict
+from reaper.domain.groups import Draining, GroupPlan, GroupPolicy, GroupVerdict
 from reaper.domain.verdict import RunState
-from reaper.planner.words import in_words, listed
+from reaper.planner.words import in_words
 
 _STYLE_OF_STATE = {
     RunState.GOOD: "green",
@@ -18,13 +19,6 @@ _STYLE_OF_STATE = {
     RunState.BAD: "red",
     RunState.STUCK: "bold red",
 }
-
-
-def floor_in_words(floor: Floor) -> str:
-    """`at least 3`, `at least 90 %`, or both."""
-    parts = [str(floor.count)] if floor.count is not None else []
-    parts += [f"{floor.percent:g} %"] if floor.percent is not None else []
-    return f"at least {listed(tuple(parts))}"
 
 
 def how(policy: GroupPolicy) -> tuple[tuple[str, str], ...]:

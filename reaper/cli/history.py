@@ -57,13 +57,13 @@ def status(
 
 
 def runs(
-    cluster: Annotated[str | None, typer.Argument(help="One cluster; all if left out.")] = None,
+    cluster: Annotated[str | None, typer.Argument(help="One cluster, or group:NAME; all if left out.")] = None,
     most: Annotated[int, typer.Option(min=1, help="How many at the most.")] = 20,
     output: OutputChoice = "table",
 ) -> None:
     """List the runs, newest first."""
     from reaper.cli.compose import site
-    from reaper.cli.render import runs_table
+    from reaper.cli.groups_render import runs_list
     from reaper.cli.runs import Output, console, print_json
     from reaper.cli.show import run_as_json
 
@@ -72,7 +72,7 @@ def runs(
     if wanted is Output.JSON:
         print_json([run_as_json(r) for r in records])
     elif records:
-        console().print(runs_table(records))
+        console().print(runs_list(records))
     else:
         of = f" of {cluster}" if cluster else ""
         sys.stdout.write(f"no run{of} yet: `reaper rotate CLUSTER` or `reaper kill --random` makes one\n")

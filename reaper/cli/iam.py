@@ -40,6 +40,10 @@ def iam_policy_command(
         list[str] | None,
         typer.Option(help="Path of an SSM parameter that holds the newest image, if there are such; may be repeated."),
     ] = None,
+    target_group: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of a target group that groups register with, or a glob; all of them if left out."),
+    ] = None,
     kms_key: Annotated[
         list[str] | None, typer.Option(help="ARN of a key of your own that encrypts secrets; may be repeated.")
     ] = None,
@@ -59,6 +63,7 @@ def iam_policy_command(
         _scope(config, policies, _account_of(config, account)),
         passed_roles=tuple(pass_role or ()),
         image_parameters=tuple(image_parameter or ()),
+        target_groups=tuple(target_group or ("*",)),
         kms_keys=tuple(kms_key or ()),
     )
     sys.stdout.write(json.dumps(iam_policy(needs, scope), indent=2) + "\n")
@@ -77,7 +82,7 @@ def _policies(name: str | None) -> list["StandingPolicy"]:
     if name is not None and not found:
         known = ", ".join(sorted(p.name for p in there)) or "none"
         raise UsageError(f"there is no policy {name!r}; there are: {known}")
-    return [p for p in found if p.target.provider in (None, "ec2")]
+    return [p for p in found if p.target.provider in (None, "ec2", "asg")]
 
 
 def _needs(config: "Ec2Config", policies: list["StandingPolicy"]) -> Iterator["Need"]:
@@ -90,9 +95,17 @@ def _needs(config: "Ec2Config", policies: list["StandingPolicy"]) -> Iterator["N
         SecondaryAddressSection,
     )
     from reaper.domain.plan import Replacement
+    from reaper.domain.standing import What
 
+    if any(place.role for place in config.settings.places):
+        yield Need.ASSUME_ROLES
+    if any(p.replace.what is What.INSTANCE for p in policies):
+        yield Need.GROUPS
+    of_clusters = [p for p in policies if p.replace.what is not What.INSTANCE]
+    if policies and not of_clusters:
+        return
     yield from (Need.DISCOVER, Need.KILL)
-    if not policies or any(p.replace.when is not Replacement.NONE for p in policies):
+    if not policies or any(p.replace.when is not Replacement.NONE for p in of_clusters):
         yield from (Need.SNAPSHOT, Need.LAUNCH)
     for endpoint in config.endpoints:
         match endpoint.door:
@@ -113,8 +126,6 @@ def _needs(config: "Ec2Config", policies: list["StandingPolicy"]) -> Iterator["N
             yield Need.PARAMETERS
         if said.rds_token:
             yield Need.RDS_TOKENS
-    if any(place.role for place in config.settings.places):
-        yield Need.ASSUME_ROLES
 
 
 def _accounts(config: "Ec2Config") -> tuple["AccountSection", ...]:
@@ -124,12 +135,13 @@ def _accounts(config: "Ec2Config") -> tuple["AccountSection", ...]:
 def _scope(config: "Ec2Config", policies: list["StandingPolicy"], account: str) -> "Scope":
     from reaper.adapters.aws.iam import Scope
     from reaper.cli.cloud_settings import ElasticIpSection, MasterTagSection, Route53Section, SecondaryAddressSection
+    from reaper.domain.standing import What
 
     settings, accounts, doors = config.settings, _accounts(config), [e.of("*") for e in config.endpoints]
     records = [d for d in doors if isinstance(d, Route53Section)]
     addresses = [d for d in doors if isinstance(d, ElasticIpSection)]
     seconds = [d for d in doors if isinstance(d, SecondaryAddressSection)]
-    globs = [glob for p in policies for glob in p.target.names or ("*",)]
+    globs = [glob for p in policies if p.replace.what is not What.INSTANCE for glob in p.target.names or ("*",)]
     regions = _sorted(place.region for place in settings.places)
     return Scope(
         account=account,

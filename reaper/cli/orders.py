@@ -54,7 +54,7 @@ def abort(
     from reaper.workflow.steps import Op
 
     here = site()
-    record = here.runs.run(run)
+    record = here.runs.record(run)
     why = f"withdrawn from the queue by {who or person()}{f': {reason}' if reason else ''}"
     if record.queued and here.work.withdraw(record.run, why):
         here.runs.begin(record.plan)

@@ -144,11 +144,12 @@ def _forecast(
     here: "Site", policies: list["StandingPolicy"], *, asked: tuple[datetime, str] | None, span: "Span"
 ) -> "Forecast":
     from reaper.adapters.interrupt import SignalInterrupt
+    from reaper.cli.groups import reached
     from reaper.cli.journal import announcer
     from reaper.workflow.forecast import forecast
 
     subjects = [_subject(here, policy, span, asked[0] if asked else None) for policy in policies]
-    return forecast(here.world(announcer(), SignalInterrupt()), subjects, span)
+    return forecast(here.world(announcer(), SignalInterrupt()), subjects, span, reached(here))
 
 
 def _subject(here: "Site", policy: "StandingPolicy", span: "Span", asked: datetime | None) -> "Subject":

@@ -310,29 +310,6 @@ def interruption(record: RunRecord) -> str:
     return f"{why}{waited}; `reaper resume {record.run}` goes on with it"
 
 
-def runs_table(records: tuple[RunRecord, ...]) -> RenderableType:
-    """The runs, newest first."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("run", "state", "victim", "outage", "lost", "began (UTC)", "why"):
-        table.add_column(column, no_wrap=column != "why")
-    for r in records:
-        state = Text(r.state.value, style=_STYLE_OF_STATE[r.state])
-        if r.interrupted:
-            state = Text("interrupted", style="bold red")
-        elif r.queued:
-            state = Text("queued", style="cyan")
-        v = r.verdict
-        lost = str(len(v.ledger.lost)) if v and v.ledger else "-"
-        outage = short(v.outage) if v else "-"
-        why = "; ".join(v.faults) if v and v.faults else r.message or r.plan.why
-        if r.interrupted:
-            why = interruption(r)
-        elif r.follower and r.follower.waits_for:
-            why = f"waits for {r.follower.waits_for}"
-        table.add_row(r.run, state, r.plan.victim.short, outage, lost, f"{r.began:%Y-%m-%d %H:%M:%S}", words(why))
-    return table
-
-
 def timeline_table(events: tuple[Event, ...]) -> RenderableType:
     """What happened when, relative to the first event."""
     table = Table(box=None, pad_edge=False)

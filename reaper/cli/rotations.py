@@ -105,9 +105,17 @@ def rotate(
 
 
 def kill(
-    instance: Annotated[str | None, typer.Argument(help="Whom, as PROVIDER:CLUSTER/NAME; or use --random.")] = None,
+    context: typer.Context,
+    instance: Annotated[
+        str | None, typer.Argument(help="Whom, as PROVIDER:CLUSTER/NAME, with --group its id; or use --random.")
+    ] = None,
     random: Annotated[bool, typer.Option("--random", help="Draw the victim.")] = False,
     cluster: Annotated[str | None, typer.Option(help="Draw from this cluster only.")] = None,
+    group: Annotated[str | None, typer.Option(help="Of this group of stateless instances, which replaces it.")] = None,
+    min_healthy: Annotated[
+        str | None,
+        typer.Option(metavar="N|N%", help="With --group: so many serve without it; all others if left out."),
+    ] = None,
     role: Annotated[RoleChoice, typer.Option(help="Draw among these only.")] = RoleChoice.ANY,
     mode: Mode = KillMode.CRASH,
     seed: Annotated[int | None, typer.Option(help="Repeat a draw.")] = None,
@@ -130,7 +138,7 @@ def kill(
     output: OutputChoice = "table",
 ) -> None:
     """Kill an instance, as on a game day: fail over if it was the master, measure, replace it."""
-    from reaper.cli import runs
+    from reaper.cli import groups_kill, runs
     from reaper.cli.compose import site
     from reaper.cli.draw import draw_victim, instance_named, named_victim
     from reaper.domain.plan import Replacement
@@ -139,6 +147,14 @@ def kill(
         raise UsageError(
             "say either --random or whom to kill (PROVIDER:CLUSTER/NAME, see `reaper status --output json`)"
         )
+    if group is not None:
+        groups_kill.refuse_options_of_clusters(context)
+        wish = groups_kill.Wish(
+            group=group, instance=instance, seed=seed, min_healthy=min_healthy, dry_run=dry_run, yes=yes
+        )
+        raise typer.Exit(int(groups_kill.kill_in_group(site(), wish, output_of(output))))
+    if min_healthy is not None:
+        raise UsageError("--min-healthy is for instances of a group: say --group too, or --min-copies for a cluster")
     policy = Policy(
         mode=mode,
         failover=failover,

@@ -11,11 +11,11 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from reaper.adapters.store.journal import RunRecord, RunStore
+from reaper.adapters.store.journal import AnyRecord, GroupRunRecord, RunRecord, RunStore
+from reaper.cli.groups_render import group_plan_table, group_spared_table, group_verdict_panel, interruption_of
 from reaper.cli.pages import deliver
 from reaper.cli.render import (
     guards_table,
-    interruption,
     plan_table,
     size,
     timeline_table,
@@ -25,9 +25,10 @@ from reaper.cli.render import (
 from reaper.cli.run_html import named, run_html
 from reaper.cli.runs import as_json, console
 from reaper.domain.errors import UsageError
-from reaper.domain.plan import Plan
 from reaper.domain.tail import Forensics
 from reaper.domain.verdict import Event, GuardVerdict, Proven, RunVerdict
+
+Asked = tuple[tuple[GuardVerdict, ...], ...]  # what the guards said, each time they were asked
 
 _FILE_WIDTH = 160
 
@@ -48,7 +49,7 @@ def form_of(text: str) -> Form:
         raise UsageError(f"--output is table, json or html, not {text!r}") from None
 
 
-def run_as_json(record: RunRecord) -> dict[str, Any]:
+def run_as_json(record: AnyRecord) -> dict[str, Any]:
     """A run for a machine."""
     follower = record.follower
     return {
@@ -63,14 +64,14 @@ def run_as_json(record: RunRecord) -> dict[str, Any]:
         "version": follower.version if follower else None,
         "broken": follower.broken if follower else None,
         "good": bool(record.verdict and record.verdict.good),
-        "verdict": as_json(RunVerdict, record.verdict) if record.verdict else None,
-        "plan": as_json(Plan, record.plan),
+        "verdict": as_json(type(record.verdict), record.verdict) if record.verdict else None,
+        "plan": as_json(type(record.plan), record.plan),
     }
 
 
 def show_run(store: RunStore, name: str, form: Form, out: Path | None) -> None:
     """Write a run's plan, guards, timeline and verdict: to the terminal, or into a file. UsageError: it cannot be."""
-    record = store.run(name)
+    record = store.record(name)
     events, asked = store.timeline(record.run), store.verdicts(record.run)
     match form:
         case Form.TABLE:
@@ -85,30 +86,48 @@ def show_run(store: RunStore, name: str, form: Form, out: Path | None) -> None:
             whole = run_as_json(record) | {"guards": guards, "timeline": [as_json(Event, e) for e in events]}
             text = json.dumps(whole, indent=2) + "\n"
         case Form.HTML:
-            text = run_html(record, events, asked)
+            if isinstance(record, GroupRunRecord):
+                text = _group_page(record, events, asked)
+            else:
+                text = run_html(record, events, asked)
         case _:
             assert_never(form)
     deliver(text, out, "run")
 
 
-def _print(
-    out: Console, record: RunRecord, events: tuple[Event, ...], asked: tuple[tuple[GuardVerdict, ...], ...]
-) -> None:
-    out.print(plan_table(record.plan))
+def _group_page(record: GroupRunRecord, events: tuple[Event, ...], asked: Asked) -> str:
+    """The same as in a terminal, as a file that needs nothing else."""
+    page = Console(file=StringIO(), width=_FILE_WIDTH, highlight=False, record=True)
+    _print(page, record, events, asked)
+    return page.export_html()
+
+
+def _print(out: Console, record: AnyRecord, events: tuple[Event, ...], asked: Asked) -> None:
+    if isinstance(record, GroupRunRecord):
+        out.print(group_plan_table(record.plan))
+        if record.plan.spared:
+            out.print()
+            out.print(group_spared_table(record.plan))
+    else:
+        out.print(plan_table(record.plan))
     for verdicts in asked:
         out.print("\n[bold]guards[/]")
         out.print(guards_table(verdicts))
     out.print("\n[bold]timeline[/]")
     out.print(timeline_table(events))
     out.print()
-    if record.verdict:
+    if isinstance(record, GroupRunRecord) and record.verdict:
+        out.print(group_verdict_panel(record.plan, record.verdict))
+        if record.message and not record.verdict.good:
+            out.print(words(f"{record.state}: {record.message}"))
+    elif isinstance(record, RunRecord) and record.verdict:
         out.print(verdict_panel(record.plan, record.verdict))
         found = tuple(details(record.verdict))
         if found:
             out.print("\n[bold]evidence[/]")
             out.print(_details_table(found))
     elif record.interrupted:
-        out.print("[bold red]interrupted[/]:", words(interruption(record)))
+        out.print("[bold red]interrupted[/]:", words(interruption_of(record)))
     elif record.follower and record.follower.waits_for:
         out.print(
             f"[bold]{'queued' if record.queued else record.state.value}[/]: waits for", words(record.follower.waits_for)

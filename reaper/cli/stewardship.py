@@ -16,8 +16,10 @@ from reaper.adapters.telemetry.metrics import Firing, Reload, Telemetry
 from reaper.adapters.telemetry.notify import Notifier
 from reaper.adapters.telemetry.server import Health, StatusServer
 from reaper.adapters.telemetry.states import PolicyState
+from reaper.cli import groups
 from reaper.cli.compose import Site
 from reaper.cli.durable import following
+from reaper.cli.groups_herald import GroupHerald
 from reaper.cli.herald import Herald, Several
 from reaper.cli.journal import LogJournal
 from reaper.cli.logging import bring_in, logger
@@ -32,6 +34,7 @@ from reaper.domain.standing import Leash, StandingPolicy
 from reaper.planner.announcing import files_misread, firing_ahead, firings_missed
 from reaper.planner.orders import seed_of
 from reaper.planner.selection import Occasion
+from reaper.workflow.groups import GroupJournal
 from reaper.workflow.ports import Journal
 from reaper.workflow.steward import Outcome, Steward
 
@@ -55,10 +58,12 @@ class Stewardship(AbstractContextManager["Stewardship"]):
         self._files = PolicyFiles()
         self._store = site.policies
         self._book = OrderBook(site)
-        lookout = Lookout(site.world(LogJournal(), SignalInterrupt()), self._telemetry, self._log)
+        world = site.world(LogJournal(), SignalInterrupt())
+        lookout = Lookout(world, groups.reached(site), self._telemetry, self._log)
         self._steward = Steward(self._store, self._book, lookout.at_all, lookout.at, self._tell)
         self._timetable = Timetable(self._fire, self._missed)
         self._herald = Herald(self._announce_run, self._recall)
+        self._group_herald = GroupHerald(self._announce_to, lambda run: groups.recalled(site, run))
         self._told_ahead: dict[str, datetime] = {}
         self._broken: BaseException | None = None
         self._engine: Engine
@@ -73,7 +78,9 @@ class Stewardship(AbstractContextManager["Stewardship"]):
         for fault in self._dispatcher.faults():
             self._log.error("channel", fault=fault)
         self._stack.callback(self._dispatcher.close, TELL_AT_THE_END)
-        self._engine = self._stack.enter_context(following(self._site, self._listener, self._dispatcher.quiet))
+        self._engine = self._stack.enter_context(
+            following(self._site, self._listener, self._dispatcher.quiet, self._group_listener)
+        )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -130,7 +137,8 @@ class Stewardship(AbstractContextManager["Stewardship"]):
                 break
         done.set()
         worker.join()
-        return not self._files.mistakes and not self._herald.bad and self._broken is None
+        bad = self._herald.bad or self._group_herald.bad
+        return not self._files.mistakes and not bad and self._broken is None
 
     def _mine(self) -> bool:
         """Whether a run waits for a worker, or this process follows one."""
@@ -201,7 +209,7 @@ class Stewardship(AbstractContextManager["Stewardship"]):
         """What is due begins, budgets are looked at, what comes up is said."""
         now, policies = _now(), self._files.policies
         try:
-            for name in self._herald.take_ended() & policies.keys():
+            for name in (self._herald.take_ended() | self._group_herald.take_ended()) & policies.keys():
                 self._steward.is_leashed(policies[name])
             if self._steward.pending:
                 self._steward.advance(policies, lambda p: self._hours(p, now), now)
@@ -249,11 +257,17 @@ class Stewardship(AbstractContextManager["Stewardship"]):
         self._dispatcher.tell(policy.announce.to, announcement)
 
     def _announce_run(self, plan: Plan, announcement: Announcement) -> None:
-        policy = self._files.policies.get(plan.standing or "")
+        self._announce_to(plan.standing, announcement)
+
+    def _announce_to(self, standing: str | None, announcement: Announcement) -> None:
+        policy = self._files.policies.get(standing or "")
         self._dispatcher.tell(policy.announce.to if policy else ("log",), announcement)
 
     def _listener(self) -> Journal:
         return Several(LogJournal(), self._telemetry.listener(self._recall), self._herald)
+
+    def _group_listener(self) -> GroupJournal:
+        return groups.GroupFan(groups.group_announcer(LogJournal()), self._group_herald)
 
     def _recall(self, run: str) -> Plan | None:
         try:

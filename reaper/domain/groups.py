@@ -7,6 +7,24 @@ from enum import StrEnum
 
 from reaper.domain.facts import Image, InstanceId
 
+_KEY = "group:"  # before a group's name where clusters have theirs: a cluster and a group may be called the same
+
+
+def key_of(group: str) -> str:
+    """The name under which a group stands where clusters stand by theirs: in the store, in lists, in locks."""
+    return f"{_KEY}{group}"
+
+
+def group_of(key: str) -> str | None:
+    """The group of such a name; None: it is a cluster's."""
+    return key.removeprefix(_KEY) if key.startswith(_KEY) else None
+
+
+class GroupRole(StrEnum):
+    """What a member of a group is, where members of a cluster have their role."""
+
+    INSTANCE = "instance"
+
 
 class MemberState(StrEnum):
     """Where a member is in its life, as its group says."""
@@ -106,6 +124,12 @@ class GroupView:
     suspended: tuple[Suspension, ...]
     refresh: str | None  # an instance refresh that is under way, in words
     unfit: str | None = None  # why nothing may be done to the group, to follow "it is": being deleted
+    tags: tuple[tuple[str, str], ...] = ()  # of the group itself
+
+    @property
+    def key(self) -> str:
+        """Its name among those of clusters."""
+        return key_of(self.name)
 
     @property
     def serving(self) -> tuple[GroupMember, ...]:
@@ -134,7 +158,7 @@ class Order(StrEnum):
     """Who goes first."""
 
     OLDEST = "oldest"
-    STALE = "stale"  # those of another image than the group launches now, the oldest of them first; nobody else
+    STALE = "stale"  # those of another image than the group launches now, then the others; of each the oldest first
     RANDOM = "random"
 
 
@@ -151,7 +175,9 @@ class GroupPolicy:
 
     floor: Floor  # no default: how much may be missing is for the owner to say
     order: Order = Order.OLDEST
-    max_age: timedelta | None = None  # only those that are older
+    max_age: timedelta | None = None  # those that are older
+    stale_image: bool = False  # those of another image than the group launches now; with neither of both: everybody
+    opt_in: tuple[tuple[str, str], ...] = ()  # tags that a member has to carry, with globs over their values
     at_most: int | None = None  # instances of one run
     draining: Draining = Draining.REAPER
     settle_within: timedelta = timedelta(minutes=10)  # for what comes and goes by itself before each kill
@@ -187,6 +213,12 @@ class GroupPlan:
     policy: GroupPolicy
     seed: int | None  # of the draw; None: nothing was drawn
     standing: str | None = None  # the name of the standing policy that asked for it; None: a person did
+    why: str = ""  # why this run, in words
+
+    @property
+    def cluster(self) -> str:
+        """The group's name among those of clusters."""
+        return key_of(self.group)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from enum import StrEnum
 from reaper.domain.almanac import Calendar
 from reaper.domain.checks import ExternalCheck
 from reaper.domain.cron import Cron
+from reaper.domain.groups import GroupPolicy
 from reaper.domain.plan import Replacement
 from reaper.domain.policy import Policy, Waiver
 from reaper.domain.warmth import WarmthGate
@@ -23,11 +24,12 @@ class Leash(StrEnum):
 
 
 class What(StrEnum):
-    """Which instance of a due cluster is replaced."""
+    """Which instance of a due cluster is replaced, or that instances of a group are."""
 
     MASTER = "master"
     REPLICA = "replica"
     ANY = "any"
+    INSTANCE = "instance"  # of a group of stateless instances, which launches the successors itself
 
 
 class Scope(StrEnum):
@@ -44,12 +46,12 @@ Tags = tuple[tuple[str, str], ...]  # (name, value or glob over values)
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Whom the policy is about. All that is said has to hold."""
+    """Whom the policy is about: clusters, or groups if it replaces instances. All that is said has to hold."""
 
     provider: str | None = None  # None: any
-    names: tuple[str, ...] = ()  # globs over cluster names, one has to match; none: any
-    excluded: tuple[str, ...] = ()  # globs over cluster names, none may match
-    tags: Tags = ()  # a cluster's tags are those that all its living members share
+    names: tuple[str, ...] = ()  # globs over names of clusters or groups, one has to match; none: any
+    excluded: tuple[str, ...] = ()  # globs over names of clusters or groups, none may match
+    tags: Tags = ()  # a group's own; a cluster's are those that all its living members share
     instances: tuple[str, ...] = ()  # globs over instance names, one has to match; none: any
     instance_tags: Tags = ()
     opt_in: Tags = ()  # tags that an instance has to carry before it may die; none: not asked for
@@ -158,4 +160,5 @@ class StandingPolicy:
     waivers: tuple[Waiver, ...] = ()
     approval: Approval | None = None
     announce: Announce = field(default_factory=Announce)
-    limits_of_run: Policy = field(default_factory=Policy)
+    limits_of_run: Policy = field(default_factory=Policy)  # over a cluster
+    group: GroupPolicy | None = None  # the limits of a run over a group; None: the policy is about clusters

@@ -41,7 +41,7 @@ def instance_spared(policy: StandingPolicy, instance: Instance, now: datetime) -
     if OPT_OUT_TAG in tags:
         return f"it is opted out by the tag {OPT_OUT_TAG}"
     if PROTECT_UNTIL_TAG in tags:
-        protected = _protected(tags[PROTECT_UNTIL_TAG], now)
+        protected = protected_until(tags[PROTECT_UNTIL_TAG], now)
         if protected:
             return protected
     if target.instance_tags and not carries(instance.tags, target.instance_tags):
@@ -55,7 +55,7 @@ def _shown(tags: Tags) -> str:
     return ", ".join(f"{name}={value}" for name, value in tags)
 
 
-def _protected(until: str, now: datetime) -> str | None:
+def protected_until(until: str, now: datetime) -> str | None:
     """Why a protect-until tag still protects, or None if its time is over."""
     text = until.strip()
     try:

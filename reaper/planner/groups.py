@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from random import Random
+from typing import assert_never
 
 from reaper.domain.facts import InstanceId
 from reaper.domain.groups import (
@@ -22,7 +23,7 @@ from reaper.domain.groups import (
 )
 from reaper.domain.standing import OPT_OUT_TAG, PROTECT_UNTIL_TAG
 from reaper.domain.verdict import GuardVerdict, Ruling
-from reaper.planner.dueness import _protected as protected_until
+from reaper.planner.dueness import carries, protected_until
 from reaper.planner.words import in_words, listed
 
 # Without these a victim gets no successor, or one that no request reaches (Amazon EC2 Auto Scaling User Guide,
@@ -54,32 +55,50 @@ class GroupCase:
 GroupGuard = Callable[[GroupCase], GuardVerdict]
 
 
-def plan_group(view: GroupView, policy: GroupPolicy, *, run: str, seed: int, standing: str | None = None) -> GroupPlan:
-    """Everybody who is due, in order; the same view and seed give the same plan."""
+def plan_group(
+    view: GroupView,
+    policy: GroupPolicy,
+    *,
+    run: str,
+    seed: int,
+    why: str = "",
+    standing: str | None = None,
+    now: datetime | None = None,
+) -> GroupPlan:
+    """Everybody who is due, in order; the same view and seed give the same plan. `now`: whose age counts, not yet."""
+    moment = now or view.taken_at
     spared, due = [], []
     for member in view.members:
-        why = spared_because(member, view.taken_at) or _not_due(member, policy, view.taken_at)
-        if why:
-            spared.append(Spared(id=member.id, why=why))
+        because = spared_because(member, policy, moment) or _not_due(member, policy, moment)
+        if because:
+            spared.append(Spared(id=member.id, why=because))
         else:
             due.append(member)
-    ordered = sorted(due, key=lambda m: (m.created or view.taken_at, m.id))
-    if policy.order is Order.RANDOM:
-        Random(seed).shuffle(ordered)
+    ordered = sorted(due, key=lambda m: (m.created or moment, m.id))
+    match policy.order:
+        case Order.OLDEST:
+            pass
+        case Order.STALE:
+            ordered.sort(key=lambda m: not _is_stale(m))
+        case Order.RANDOM:
+            Random(f"{seed}/{view.name}").shuffle(ordered)
+        case _:
+            assert_never(policy.order)
     most = len(ordered) if policy.at_most is None else policy.at_most
     spared += [Spared(id=m.id, why=f"the run replaces at most {most}") for m in ordered[most:]]
     return GroupPlan(
         run=run,
         group=view.name,
-        victims=tuple(Chosen(id=m.id, why=_why(m, policy, view.taken_at)) for m in ordered[:most]),
+        victims=tuple(Chosen(id=m.id, why=_why(m, policy, moment)) for m in ordered[:most]),
         spared=tuple(spared),
         policy=policy,
         seed=seed if policy.order is Order.RANDOM else None,
         standing=standing,
+        why=why,
     )
 
 
-def spared_because(member: GroupMember, now: datetime) -> str | None:
+def spared_because(member: GroupMember, policy: GroupPolicy, now: datetime) -> str | None:
     """Why a member may not die whatever its age, or None."""
     if member.state is not MemberState.IN_SERVICE:
         return f"it is {member.state}"
@@ -90,31 +109,41 @@ def spared_because(member: GroupMember, now: datetime) -> str | None:
     tags = dict(member.tags)
     if OPT_OUT_TAG in tags:
         return f"it is opted out by the tag {OPT_OUT_TAG}"
-    return protected_until(tags[PROTECT_UNTIL_TAG], now) if PROTECT_UNTIL_TAG in tags else None
+    protected = protected_until(tags[PROTECT_UNTIL_TAG], now) if PROTECT_UNTIL_TAG in tags else None
+    if protected is None and not carries(member.tags, policy.opt_in):
+        return f"it has not opted in with {', '.join(f'{name}={value}' for name, value in policy.opt_in)}"
+    return protected
+
+
+def _is_stale(member: GroupMember) -> bool:
+    """True if that is known."""
+    return member.image is not None and member.image.stale is True
 
 
 def _not_due(member: GroupMember, policy: GroupPolicy, now: datetime) -> str | None:
+    """Why a member is neither too old nor of a stale image, where either is asked for."""
+    reasons = []
     if policy.max_age is not None:
-        if member.created is None:
-            return "its age is unknown"
-        if now - member.created <= policy.max_age:
-            return f"it is {in_words(now - member.created)} old, not more than {in_words(policy.max_age)}"
-    if policy.order is Order.STALE:
-        stale = member.image.stale if member.image else None
-        if stale is None:
-            return "whether its image is stale is unknown"
-        if not stale:
-            return "its image is the newest"
-    return None
+        age = None if member.created is None else now - member.created
+        if age is not None and age > policy.max_age:
+            return None
+        known = "its age is unknown" if age is None else f"it is {in_words(age)} old"
+        reasons.append(known if age is None else f"{known}, not more than {in_words(policy.max_age)}")
+    if policy.stale_image:
+        if _is_stale(member):
+            return None
+        unknown = member.image is None or member.image.stale is None
+        reasons.append("whether its image is stale is unknown" if unknown else "its image is the newest")
+    return " and ".join(reasons) or None
 
 
 def _why(member: GroupMember, policy: GroupPolicy, now: datetime) -> str:
-    age = "of unknown age" if member.created is None else f"{in_words(now - member.created)} old"
-    if policy.order is Order.RANDOM:
-        return f"drawn, {age}"
-    if policy.order is Order.STALE and member.image:
-        return f"made from {member.image.name}, {member.image.newest} is the newest; {age}"
-    return age
+    """Of one who is due: the age, and the image where that is asked for."""
+    said = ["drawn"] if policy.order is Order.RANDOM else []
+    if member.image is not None and _is_stale(member) and (policy.stale_image or policy.order is Order.STALE):
+        said.append(f"made from {member.image.name}, {member.image.newest} is the newest")
+    said.append("of unknown age" if member.created is None else f"{in_words(now - member.created)} old")
+    return "; ".join(said)
 
 
 # ---- guards
@@ -152,7 +181,7 @@ def guard_victim(case: GroupCase) -> GuardVerdict:
     """It is in service, and nobody has protected it since the plan was made."""
     if case.member is None:
         return _refuse("victim", f"{case.victim.short} is no member of {case.view.name}")
-    spared = spared_because(case.member, case.view.taken_at)
+    spared = spared_because(case.member, case.policy, case.view.taken_at)
     if spared:
         return _refuse("victim", f"{case.victim.short} is left alone: {spared}")
     return _go("victim", f"{case.victim.short} may be replaced")

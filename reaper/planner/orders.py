@@ -4,9 +4,11 @@ import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from reaper.domain.groups import GroupPlan, GroupView
 from reaper.domain.policy import Policy
 from reaper.domain.standing import StandingPolicy
-from reaper.planner.selection import DueInstance
+from reaper.planner.groups import plan_group
+from reaper.planner.selection import DueInstance, Occasion
 from reaper.planner.steps import Request
 
 
@@ -37,6 +39,14 @@ def request_of(standing: StandingPolicy, due: DueInstance, run: str, seed: int) 
         seed=seed,
         standing=standing.name,
     )
+
+
+def group_plan_of(standing: StandingPolicy, view: GroupView, run: str, occasion: Occasion) -> GroupPlan:
+    """The plan of the run that replaces the due members of one group. `standing` is a policy about groups."""
+    assert standing.group is not None, "who selects a group has the limits of its run"
+    plan = plan_group(view, standing.group, run=run, seed=occasion.seed, standing=standing.name, now=occasion.now)
+    number = f"{len(plan.victims)} instance{'' if len(plan.victims) == 1 else 's'}"
+    return replace(plan, why=f"the policy {standing.name} replaces {number} of {view.name}")
 
 
 def seed_of(policy: str, fire: datetime) -> int:

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import assert_never
 
-from reaper.domain.facts import Instance
+from reaper.domain.groups import GroupMember
 from reaper.domain.standing import Limit, Scope, StandingPolicy
-from reaper.planner.selection import Candidate, Selection
+from reaper.planner.selection import Selection
+from reaper.planner.targeting import Candidate, Mortal
 
 UNKNOWN = "unknown"
 
@@ -74,7 +75,7 @@ def count_living(fleet: Iterable[Candidate]) -> Living:
     zones: Counter[str] = Counter()
     for candidate in fleet:
         total += len(candidate.members)
-        groups.update(instance.group or UNKNOWN for _, instance in candidate.members)
+        groups.update(_shard_group(instance) for _, instance in candidate.members)
         zones.update(instance.zone or UNKNOWN for _, instance in candidate.members)
     return Living(fleet=total, groups=groups, zones=zones)
 
@@ -85,13 +86,13 @@ def of_selection(policy: StandingPolicy, selection: Selection, living: Living) -
 
 
 def of_next(
-    policy: StandingPolicy, in_flight: tuple[Instance, ...], wanted: Instance, living: Living, selection: Selection
+    policy: StandingPolicy, in_flight: tuple[Mortal, ...], wanted: Mortal, living: Living, selection: Selection
 ) -> Radius:
     """Whether one more may begin beside those in flight. Exceeded: it waits."""
     return _measure(policy.limits.in_flight, (*in_flight, wanted), living, selection)
 
 
-def _measure(limits: tuple[Limit, ...], dying: tuple[Instance, ...], living: Living, selection: Selection) -> Radius:
+def _measure(limits: tuple[Limit, ...], dying: tuple[Mortal, ...], living: Living, selection: Selection) -> Radius:
     parts: list[Part] = []
     why: list[str] = []
     for limit in limits:
@@ -103,18 +104,23 @@ def _measure(limits: tuple[Limit, ...], dying: tuple[Instance, ...], living: Liv
     return Within(parts=tuple(parts))
 
 
-def _parts(scope: Scope, dying: tuple[Instance, ...], living: Living, selection: Selection) -> list[Part]:
+def _parts(scope: Scope, dying: tuple[Mortal, ...], living: Living, selection: Selection) -> list[Part]:
     match scope:
         case Scope.FLEET:
             return [Part(scope=scope, name="", dying=len(dying), living=living.fleet)]
         case Scope.POLICY:
             return [Part(scope=scope, name=selection.policy, dying=len(dying), living=selection.living)]
         case Scope.SHARD_GROUP:
-            return _by(scope, Counter(i.group or UNKNOWN for i in dying), living.groups)
+            return _by(scope, Counter(map(_shard_group, dying)), living.groups)
         case Scope.ZONE:
             return _by(scope, Counter(i.zone or UNKNOWN for i in dying), living.zones)
         case _:
             assert_never(scope)
+
+
+def _shard_group(instance: Mortal) -> str:
+    """Members of a group of stateless instances belong to none."""
+    return UNKNOWN if isinstance(instance, GroupMember) else instance.group or UNKNOWN
 
 
 def _by(scope: Scope, dying: Counter[str], living: Counter[str]) -> list[Part]:

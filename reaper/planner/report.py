@@ -11,10 +11,11 @@ from enum import StrEnum
 
 from reaper.domain.almanac import Closed, Hours
 from reaper.domain.policy import Waiver
-from reaper.domain.standing import Leash, Limit, Scope, StandingPolicy
+from reaper.domain.standing import Leash, Limit, Scope, StandingPolicy, What
 from reaper.planner.outlook import Coming, Outlook, outlook
 from reaper.planner.radius import Exceeded, Living, Part, Radius, count_living, of_selection
-from reaper.planner.selection import Candidate, ClusterHistory, DueInstance, Occasion, Selection, select
+from reaper.planner.selection import ClusterHistory, DueInstance, Occasion, Selection, select
+from reaper.planner.targeting import Candidate
 
 
 class State(StrEnum):
@@ -81,31 +82,60 @@ class Report:
 
     at: datetime  # the moment that was asked about; now if none was
     clusters: int
-    living: int  # instances
+    living: int  # instances of clusters
     decisions: tuple[Decision, ...]
     conflicts: tuple[Conflict, ...]
     outlook: Outlook
+    groups: int = 0
+    members: int = 0  # of groups
 
 
 def decide(subjects: Sequence[Subject], fleet: Sequence[Candidate], at: datetime, days: int, zone: str) -> Report:
     """What every policy would do with a fleet; the coming days are those of the clocks of `zone`."""
-    living = count_living(fleet)
-    decisions = tuple(_decide(subject, fleet, living) for subject in subjects)
-    coming = tuple((s.coming, d.policy, d.selection) for s, d in zip(subjects, decisions, strict=True))
+    clusters, groups = [c for c in fleet if c.group is None], [c for c in fleet if c.group is not None]
+    living, members = count_living(clusters), count_living(groups)
+    decisions = tuple(
+        _decide(subject, clusters, living) if subject.policy.group is None else _decide(subject, groups, members)
+        for subject in subjects
+    )
+    coming = tuple((s.coming, *_load(d)) for s, d in zip(subjects, decisions, strict=True))
     return Report(
         at=at,
-        clusters=len(fleet),
+        clusters=len(clusters),
         living=living.fleet,
         decisions=decisions,
         conflicts=tuple(_conflicts(decisions)),
         outlook=outlook(coming, at, days, zone),
+        groups=len(groups),
+        members=members.fleet,
     )
+
+
+def _load(decision: Decision) -> tuple[StandingPolicy, Selection]:
+    """What the outlook counts with: clusters, of which one dies at a time.
+
+    Of a group each instance is one by itself, as a master is: a successor is not due before it has aged, and a firing
+    takes as many as its runs do.
+    """
+    policy, selection = decision.policy, decision.selection
+    if policy.group is None:
+        return policy, selection
+    most = policy.group.at_most
+    runs = selection.targeted if policy.due.at_most is None else min(selection.targeted, policy.due.at_most)
+    deaths = selection.living if most is None else min(selection.living, runs * most)
+    counted = replace(
+        policy,
+        due=replace(policy.due, at_most=deaths),
+        replace=replace(policy.replace, what=What.MASTER),
+    )
+    return counted, replace(selection, targeted=selection.living)
 
 
 def _decide(subject: Subject, fleet: Sequence[Candidate], living: Living) -> Decision:
     policy, occasion = subject.policy, subject.occasion
     selection = select(policy, fleet, subject.history, occasion)
-    unlimited = replace(policy.limits, selection=tuple(Limit(scope=scope) for scope in Scope))
+    scopes = tuple(s for s in Scope if policy.group is None or s is not Scope.SHARD_GROUP)
+    unlimited = replace(policy.limits, selection=tuple(Limit(scope=scope) for scope in scopes))
     state, why = State.ARMED, subject.leashed
     if subject.leashed:
         state = State.LEASHED_BY_BUDGET
@@ -130,8 +160,8 @@ def _conflicts(decisions: Iterable[Decision]) -> Iterable[Conflict]:
     """Clusters that several policies pick. The one that acts goes first, then the one that fires first."""
     pickers: dict[str, list[Decision]] = {}
     for decision in decisions:
-        for due in decision.victims:
-            pickers.setdefault(due.cluster, []).append(decision)
+        for cluster in dict.fromkeys(due.cluster for due in decision.victims):
+            pickers.setdefault(cluster, []).append(decision)
     for cluster, rivals in sorted(pickers.items()):
         if len(rivals) < 2:
             continue

@@ -4,35 +4,24 @@ Every targeted cluster is either due, with its victim, or spared; either way wit
 What is unknown is protected (I10).
 """
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
-from fnmatch import translate
-from functools import lru_cache
 from math import exp
 from random import Random
 
 from reaper.domain.almanac import Closed
-from reaper.domain.facts import ClusterView, Instance, InstanceId
+from reaper.domain.facts import Instance, InstanceId
+from reaper.domain.groups import GroupPolicy, GroupRole, GroupView
 from reaper.domain.plan import Role
-from reaper.domain.standing import StandingPolicy, Target, What
+from reaper.domain.standing import StandingPolicy, What
 from reaper.planner.calendar import judge_maintenance
-from reaper.planner.dueness import by_kind, carries, instance_spared, reason_not_due, reasons_due
-from reaper.planner.shape import OtherShape, classify, living
+from reaper.planner.dueness import instance_spared, reason_not_due, reasons_due
+from reaper.planner.groups import plan_group
+from reaper.planner.targeting import Candidate as Candidate  # for those who select
+from reaper.planner.targeting import Match, Mortal, targets_of
+from reaper.planner.targeting import prepare as prepare  # the same
 from reaper.planner.words import in_words
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A cluster as selection sees it; made once per observation and shared by all policies."""
-
-    cluster: str
-    provider: str
-    tags: frozenset[tuple[str, str]] | None  # shared by all living members; None: those of one are unreadable
-    members: tuple[tuple[Role, Instance], ...]  # living ones; empty if `unfit` says why
-    unfit: str | None  # the shape that is refused, by name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +50,8 @@ class DueInstance:
     """An instance that is due to die."""
 
     cluster: str
-    role: Role
-    instance: Instance
+    role: Role | GroupRole
+    instance: Mortal
     why: tuple[str, ...]
 
 
@@ -81,34 +70,15 @@ class Selection:
 
     policy: str
     seed: int
-    due: tuple[DueInstance, ...]
+    due: tuple[DueInstance, ...]  # one of each cluster; of a group all that one run replaces, in its order
     spared: tuple[Spared, ...]
     targeted: int  # clusters; due and spared ones together
     living: int  # instances of those clusters
 
-
-def prepare(view: ClusterView) -> Candidate:
-    """What selection needs of an observed cluster."""
-    shape, members = classify(view), living(view)
-    tags: frozenset[tuple[str, str]] | None = frozenset()
-    known = [m.instance.tags for m in members]
-    if any(t is None for t in known):
-        tags = None
-    elif known:
-        tags = frozenset.intersection(*map(frozenset, {t or () for t in known}))  # mostly all carry the same
-    provider = view.members[0].instance.id.provider if view.members else ""
-    if isinstance(shape, OtherShape):
-        unfit: str | None = f"{shape.name}: {shape.why}"
-        return Candidate(cluster=view.name, provider=provider, tags=tags, members=(), unfit=unfit)
-    roles = [(Role.MASTER, shape.master.instance), *((Role.REPLICA, r.instance) for r in shape.replicas)]
-    return Candidate(cluster=view.name, provider=provider, tags=tags, members=tuple(roles), unfit=None)
-
-
-def may_target(target: Target, cluster: str) -> bool:
-    """False if a cluster's name alone keeps it out, so that it need not be looked at."""
-    if target.names and _any_of(target.names).match(cluster) is None:
-        return False
-    return not target.excluded or _any_of(target.excluded).match(cluster) is None
+    @property
+    def first(self) -> tuple[DueInstance, ...]:
+        """Of each cluster or group the one that begins."""
+        return tuple({due.cluster: due for due in reversed(self.due)}.values())[::-1]
 
 
 def select(
@@ -121,22 +91,23 @@ def select(
     due: list[DueInstance] = []
     spared: list[Spared] = []
     targeted = living = 0
-    targets = _targets(policy.target)
+    targets = targets_of(policy.target)
     for candidate in fleet:
+        if (candidate.group is None) != (policy.group is None):
+            continue
         match = targets(candidate)
-        if match is _Match.NO:
+        if match is Match.NO:
             continue
         targeted += 1
         living += len(candidate.members)
-        why = "its tags are unreadable, so it is protected" if match is _Match.UNKNOWN else None
+        why = "its tags are unreadable, so it is protected" if match is Match.UNKNOWN else None
         why = why or _cluster_spared(policy, candidate, history, occasion)
         if why:
             spared.append(Spared(cluster=candidate.cluster, instance=None, why=why))
             continue
         chosen, others = _choose(policy, candidate, occasion)
         spared += others
-        if chosen is not None:
-            due.append(chosen)
+        due += chosen
     taken, left = _take(policy, due, occasion)
     spared += left
     return Selection(
@@ -154,52 +125,28 @@ def _take(
 ) -> tuple[tuple[DueInstance, ...], list[Spared]]:
     """As many as one firing takes, the oldest where age decides and otherwise by lot; in the order of the fleet."""
     most = policy.due.at_most
-    if most is None or len(due) <= most:
+    if most is None:
+        return tuple(due), []
+    oldest: dict[str, DueInstance] = {}  # of each cluster or group
+    for one in due:
+        known = oldest.get(one.cluster)
+        if known is None or _age_key(one, occasion) < _age_key(known, occasion):
+            oldest[one.cluster] = one
+    if len(oldest) <= most:
         return tuple(due), []
     if policy.due.max_age is not None:
-        first = sorted(due, key=lambda d: (d.instance.created, d.instance.id))[:most]
+        first = sorted(oldest.values(), key=lambda d: _age_key(d, occasion))[:most]
     else:
-        first = _random(policy, "", occasion, "take").sample(sorted(due, key=lambda d: d.instance.id), most)
-    chosen = {d.instance.id for d in first}
-    why = f"{len(due)} clusters are due, a firing takes {most} (seed {occasion.seed})"
-    left = [Spared(cluster=d.cluster, instance=d.instance.id, why=why) for d in due if d.instance.id not in chosen]
-    return tuple(d for d in due if d.instance.id in chosen), left
+        first = _random(policy, "", occasion, "take").sample(sorted(oldest.values(), key=lambda d: d.instance.id), most)
+    chosen = {d.cluster for d in first}
+    what = "clusters" if policy.group is None else "groups"
+    why = f"{len(oldest)} {what} are due, a firing takes {most} (seed {occasion.seed})"
+    left = [Spared(cluster=d.cluster, instance=d.instance.id, why=why) for d in due if d.cluster not in chosen]
+    return tuple(d for d in due if d.cluster in chosen), left
 
 
-class _Match(StrEnum):
-    """Whether a cluster is targeted; a cluster whose tags decide and are unreadable is not known to be."""
-
-    YES = "yes"
-    NO = "no"
-    UNKNOWN = "unknown"
-
-
-@lru_cache(maxsize=1024)  # one expression for all globs: every policy asks it of every cluster
-def _any_of(globs: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(translate(glob) for glob in globs))
-
-
-def _targets(target: Target) -> Callable[[Candidate], _Match]:
-    """Whether a cluster is targeted. Put together once for a whole fleet, of which it is asked cluster by cluster."""
-    provider = target.provider
-    exact, globs = by_kind(target.tags)
-    named = _any_of(target.names).match if target.names else None
-    excluded = _any_of(target.excluded).match if target.excluded else None
-
-    def matches(candidate: Candidate) -> _Match:
-        if provider is not None and candidate.provider != provider:
-            return _Match.NO
-        if named is not None and named(candidate.cluster) is None:
-            return _Match.NO
-        if excluded is not None and excluded(candidate.cluster) is not None:
-            return _Match.NO
-        if candidate.tags is None:
-            return _Match.UNKNOWN if exact or globs else _Match.YES
-        if exact and not exact <= candidate.tags:  # nearly always decides
-            return _Match.NO
-        return _Match.YES if carries(candidate.tags, globs) else _Match.NO
-
-    return matches
+def _age_key(due: DueInstance, occasion: Occasion) -> tuple[datetime, InstanceId]:
+    return due.instance.created or occasion.now, due.instance.id
 
 
 def _cluster_spared(
@@ -269,10 +216,39 @@ def _random(policy: StandingPolicy, cluster: str, occasion: Occasion, purpose: s
     return Random(f"{occasion.seed}/{policy.name}/{cluster}/{purpose}")
 
 
-_ROLES = {What.MASTER: (Role.MASTER,), What.REPLICA: (Role.REPLICA,), What.ANY: (Role.MASTER, Role.REPLICA)}
+_ROLES: dict[What, tuple[Role, ...]] = {
+    What.MASTER: (Role.MASTER,),
+    What.REPLICA: (Role.REPLICA,),
+    What.ANY: (Role.MASTER, Role.REPLICA),
+    What.INSTANCE: (),  # of a group, and of no cluster
+}
 
 
-def _choose(
+def _choose(policy: StandingPolicy, candidate: Candidate, occasion: Occasion) -> tuple[list[DueInstance], list[Spared]]:
+    """Whom one run would take of a cluster or group, in its order, and who is spared."""
+    if candidate.group is not None and policy.group is not None:
+        return _choose_members(policy.group, candidate.group, occasion)
+    due, spared = _choose_one(policy, candidate, occasion)
+    return [due] if due else [], spared
+
+
+def _choose_members(
+    limits: GroupPolicy, group: GroupView, occasion: Occasion
+) -> tuple[list[DueInstance], list[Spared]]:
+    """As the run's plan will say it."""
+    plan = plan_group(group, limits, run="", seed=occasion.seed, now=occasion.now)
+    spared = [Spared(cluster=group.key, instance=one.id, why=one.why) for one in plan.spared]
+    if not group.members:
+        spared.append(Spared(cluster=group.key, instance=None, why="it has no member to replace"))
+    members = {m.id: m for m in group.members}
+    due = [
+        DueInstance(cluster=group.key, role=GroupRole.INSTANCE, instance=members[one.id], why=(one.why,))
+        for one in plan.victims
+    ]
+    return due, spared
+
+
+def _choose_one(
     policy: StandingPolicy, candidate: Candidate, occasion: Occasion
 ) -> tuple[DueInstance | None, list[Spared]]:
     """One victim of a cluster at the most, and who is spared: rotations of a cluster come one after the other (I7)."""
@@ -280,7 +256,7 @@ def _choose(
     due: list[DueInstance] = []
     cluster, wanted = candidate.cluster, _ROLES[policy.replace.what]
     for role, instance in candidate.members:
-        if role not in wanted:
+        if role not in wanted or not isinstance(instance, Instance):
             continue
         why_not = instance_spared(policy, instance, occasion.now)
         if why_not is not None:
@@ -307,5 +283,5 @@ def _choose(
 def _first_of(policy: StandingPolicy, due: list[DueInstance], occasion: Occasion) -> DueInstance:
     """The oldest where age decides, otherwise one that is drawn."""
     if policy.due.max_age is not None or len(due) == 1:
-        return min(due, key=lambda d: (d.instance.created, d.instance.id))
+        return min(due, key=lambda d: _age_key(d, occasion))
     return _random(policy, due[0].cluster, occasion, "draw").choice(sorted(due, key=lambda d: d.instance.id))

@@ -52,6 +52,7 @@ class MemoryGroup:
         self.suspended: list[Suspension] = []
         self.refresh: str | None = None
         self.unfit: str | None = None
+        self.tags: tuple[tuple[str, str], ...] = ()
         self.newest = "image-2"
         self.members: dict[InstanceId, GroupMember] = {}
         self.terminated: list[InstanceId] = []
@@ -111,6 +112,7 @@ class MemoryGroup:
                 suspended=tuple(self.suspended),
                 refresh=self.refresh,
                 unfit=self.unfit,
+                tags=self.tags,
             )
 
     def drain(self, group: str, instance: InstanceId) -> None:
@@ -125,7 +127,9 @@ class MemoryGroup:
     def undrain(self, group: str, instance: InstanceId) -> None:
         """Registered again: health checks begin anew."""
         with self.faults.around("undrain", instance.short):
-            if group == self.name and instance in self.members and self._state(instance) is not TargetState.HEALTHY:
+            if group != self.name or instance not in self.members:
+                return
+            if self.members[instance].state is not MemberState.LEAVING and not self._is_healthy(instance):
                 self._register(instance, TargetState.INITIAL)
                 self.clock.after(self.knobs.health, lambda: self._checked(instance))
 
@@ -194,6 +198,9 @@ class MemoryGroup:
     def _state(self, instance: InstanceId) -> TargetState:
         registrations = self.members[instance].registrations
         return registrations[0].state if registrations else TargetState.UNUSED
+
+    def _is_healthy(self, instance: InstanceId) -> bool:
+        return self._state(instance) is TargetState.HEALTHY
 
     def _register(self, instance: InstanceId, state: TargetState) -> None:
         self.change(

@@ -9,19 +9,25 @@ from typing import TypeVar
 
 from reaper.domain.errors import ReaperError
 from reaper.domain.facts import ClusterView
+from reaper.domain.groups import GroupPlan, GroupView, key_of
 from reaper.domain.plan import Plan
 from reaper.domain.verdict import GuardVerdict, Ruling
+from reaper.planner.groups import GroupCase, judge_group
 from reaper.planner.guards import Moment, refusals
-from reaper.planner.orders import request_of, run_of
+from reaper.planner.orders import group_plan_of, request_of, run_of
 from reaper.planner.report import Decision, Report, State, Subject, decide
-from reaper.planner.selection import DueInstance, prepare
+from reaper.planner.selection import DueInstance, Occasion
 from reaper.planner.steps import make_plan
+from reaper.planner.targeting import prepare
 from reaper.workflow.examine import examine
+from reaper.workflow.groups import Groups
 from reaper.workflow.observe import observe
 from reaper.workflow.world import World
 
 # Clusters that are looked at at one moment; each takes a thread for every member besides.
 MOST_AT_ONCE = 128
+# Groups that are looked at at one moment: each look is several calls, and AWS counts them over all of an account.
+MOST_GROUPS_AT_ONCE = 8
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -29,7 +35,7 @@ _Out = TypeVar("_Out")
 
 @dataclass(frozen=True, kw_only=True)
 class Unobserved:
-    """A cluster of which nothing is known. No policy takes it (I10)."""
+    """A cluster or group of which nothing is known. No policy takes it (I10)."""
 
     cluster: str
     why: str
@@ -54,6 +60,23 @@ class Foreseen:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupForeseen:
+    """A run over a group that a policy would ask for, and what every guard says of its first victim now."""
+
+    policy: str
+    state: State
+    fire: datetime
+    plan: GroupPlan
+    view: GroupView
+    verdicts: tuple[GuardVerdict, ...]
+
+    @property
+    def refused_by(self) -> tuple[GuardVerdict, ...]:
+        """The verdicts that refuse; empty: it would go."""
+        return refusals(self.verdicts)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Forecast:
     """A report and what was seen for it."""
 
@@ -62,6 +85,7 @@ class Forecast:
     runs: tuple[Foreseen, ...]  # in the order of the policies and of their selections
     unobserved: tuple[Unobserved, ...]
     paused: str | None  # why the lever is pulled; nothing begins meanwhile
+    groups: tuple[GroupForeseen, ...] = ()  # runs over groups, in the same order
 
     @property
     def refused(self) -> tuple[Foreseen, ...]:
@@ -91,6 +115,30 @@ class Survey:
     unobserved: tuple[Unobserved, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class GroupSurvey:
+    """What was seen of a number of groups."""
+
+    views: tuple[GroupView, ...]
+    unobserved: tuple[Unobserved, ...]
+
+
+def survey_groups(groups: Groups, names: Sequence[str]) -> GroupSurvey:
+    """Look at them concurrently. One that cannot be seen is a line of the result."""
+
+    def look(name: str) -> GroupView | Unobserved:
+        try:
+            return groups.view(name)
+        except ReaperError as error:
+            return Unobserved(cluster=key_of(name), why=str(error))
+
+    seen = _all_at_once(look, names, MOST_GROUPS_AT_ONCE)
+    return GroupSurvey(
+        views=tuple(s for s in seen if isinstance(s, GroupView)),
+        unobserved=tuple(s for s in seen if isinstance(s, Unobserved)),
+    )
+
+
 def survey(world: World, clusters: Sequence[str]) -> Survey:
     """Observe them concurrently: the slowest sets the time. One that cannot be observed is a line of the result."""
     seen = _all_at_once(lambda name: _look(world, name), clusters)
@@ -100,22 +148,67 @@ def survey(world: World, clusters: Sequence[str]) -> Survey:
     )
 
 
-def forecast(world: World, subjects: Sequence[Subject], span: Span) -> Forecast:
-    """What policies would do. A cluster that cannot be observed is a line of the result, not a failure."""
+def forecast(world: World, subjects: Sequence[Subject], span: Span, groups: Groups | None = None) -> Forecast:
+    """What policies would do. What cannot be observed is a line of the result, not a failure.
+
+    `groups` are looked at if a policy is about groups; None: there is no provider of any.
+    """
     taken_at = world.clock.now()
     seen = survey(world, world.fleet.clusters())
+    seen_groups = _look_at_groups(groups, subjects)
     views = {view.name: view for view in seen.views}
-    fleet = [prepare(view) for view in views.values()]
+    group_views = {view.key: view for view in seen_groups.views}
+    fleet = [*map(prepare, views.values()), *map(prepare, group_views.values())]
     report = decide(subjects, fleet, span.at, span.days, span.zone)
-    wanted = [(decision, due) for decision in report.decisions for due in decision.victims]
+    wanted = [(d, due) for d in report.decisions if d.policy.group is None for due in d.victims]
     runs = _all_at_once(lambda w: _foresee(world, w[0], w[1], views[w[1].cluster]), wanted)
-    paused = world.paused()
-    return Forecast(taken_at=taken_at, report=report, runs=runs, unobserved=seen.unobserved, paused=paused)
+    occasions = {s.policy.name: s.occasion for s in subjects}
+    return Forecast(
+        taken_at=taken_at,
+        report=report,
+        runs=runs,
+        unobserved=(*seen.unobserved, *seen_groups.unobserved),
+        paused=world.paused(),
+        groups=tuple(
+            _foresee_group(decision, group_views[cluster], occasions[decision.policy.name])
+            for decision in report.decisions
+            if decision.policy.group is not None
+            for cluster in dict.fromkeys(due.cluster for due in decision.victims)
+        ),
+    )
 
 
-def _all_at_once(ask: Callable[[_In], _Out], of: Iterable[_In]) -> tuple[_Out, ...]:
+def _look_at_groups(groups: Groups | None, subjects: Sequence[Subject]) -> GroupSurvey:
+    wanted = [s.policy.name for s in subjects if s.policy.group is not None]
+    if not wanted:
+        return GroupSurvey(views=(), unobserved=())
+    if groups is None:
+        why = f"no provider of groups is set up here, and {wanted[0]} is about groups"
+        return GroupSurvey(views=(), unobserved=(Unobserved(cluster="every group", why=why),))
+    try:
+        return survey_groups(groups, groups.names())
+    except ReaperError as error:
+        return GroupSurvey(views=(), unobserved=(Unobserved(cluster="every group", why=str(error)),))
+
+
+def _foresee_group(decision: Decision, view: GroupView, occasion: Occasion) -> GroupForeseen:
+    """The plan as the firing would make it, and what the guards say of the first that would die."""
+    policy = decision.policy
+    plan = group_plan_of(policy, view, run_of(policy.name, view.key, decision.at), occasion)
+    case = GroupCase(view=view, victim=plan.victims[0].id, policy=plan.policy)
+    return GroupForeseen(
+        policy=policy.name,
+        state=decision.state,
+        fire=decision.at,
+        plan=plan,
+        view=view,
+        verdicts=judge_group(case),
+    )
+
+
+def _all_at_once(ask: Callable[[_In], _Out], of: Iterable[_In], most: int = MOST_AT_ONCE) -> tuple[_Out, ...]:
     """Ask of all concurrently, within bounds, so that the slowest sets the time; answers in the order asked."""
-    pool = ThreadPoolExecutor(max_workers=MOST_AT_ONCE)
+    pool = ThreadPoolExecutor(max_workers=most)
     # Nobody begins before all have a thread: starting one takes its turn with all that work already, and the last of a
     # hundred clusters, which may be the slowest, would begin when the others are done (measured).
     all_there = threading.Event()

@@ -31,6 +31,7 @@ from reaper.workflow.steps import Steps
 
 T = TypeVar("T")
 _LOOK_EVERY = timedelta(seconds=5)
+_ASK_THE_LEVER_EVERY = timedelta(seconds=1)
 
 
 class Groups(Protocol):
@@ -46,7 +47,7 @@ class Groups(Protocol):
         """Begin to take an instance out of the group's target groups; nothing if it is out or on its way."""
 
     def undrain(self, group: str, instance: InstanceId) -> None:
-        """Put an instance that was being drained back into the group's target groups."""
+        """Put an instance that was being drained back into the group's target groups; nothing if it is leaving."""
 
     def terminate(self, group: str, instance: InstanceId) -> None:
         """Terminate an instance in its group, whose desired size stays: the group launches a successor."""
@@ -68,6 +69,10 @@ class GroupJournal(Protocol):
         """A run is over."""
 
 
+def _not_paused() -> None:
+    """There is no lever."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GroupWorld:
     """Everything outside, chosen once in the composition root."""
@@ -76,6 +81,7 @@ class GroupWorld:
     clock: Clock
     interrupt: Interrupt  # only asked: between two instances a run can always be stopped
     journal: GroupJournal
+    paused: Callable[[], str | None] = _not_paused  # why the lever is pulled, in words; None: it is not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,9 +180,9 @@ class GroupRotation:
 
         def ready(view: GroupView) -> Start | None:
             self._world.interrupt.check()
-            gone = _gone(view, victim)
-            if gone:
-                return Start(gone=gone)
+            left = gone(view, victim)
+            if left:
+                return Start(gone=left)
             verdicts = judge_group(GroupCase(view=view, victim=victim, policy=self._policy))
             refused[:] = [v for v in verdicts if not _goes(v)]
             if refused and self._final(refused):
@@ -188,6 +194,7 @@ class GroupRotation:
             known = tuple(m.id for m in view.members)
             return Start(gone="", known=known, serving=len(view.serving), desired=view.desired)
 
+        self._wait_while_paused()
         start = self._look_until(ready, self._policy.settle_within)
         self._wait_for("")
         if start is None:
@@ -235,16 +242,28 @@ class GroupRotation:
             self._world.groups.terminate(self._plan.group, victim)
         except ReaperError:
             # Whether it was done is not known: the group is asked, and undone is only what was not.
-            if not self._look_until(lambda view: _gone(view, victim) and True, self._policy.undo_within):
+            if not self._look_until(lambda view: gone(view, victim) and True, self._policy.undo_within):
                 self._put_back(victim)
                 raise
 
     def _judge_again(self, victim: InstanceId) -> str:
         """The last look before the kill. Not "": why there is nothing to kill. RefusedError: a guard says no."""
+        while True:
+            left = self._judge_once_more(victim)
+            if left:
+                return left
+            if self._world.paused() is None:
+                break
+            self._wait_while_paused()  # and then look again: what was seen before may not hold any more
+        self._world.interrupt.check()
+        self._steps.own()
+        return ""
+
+    def _judge_once_more(self, victim: InstanceId) -> str:
         view = self._must_look()
-        gone = _gone(view, victim)
-        if gone:
-            return gone
+        left = gone(view, victim)
+        if left:
+            return left
         member = view.member(victim)
         if self._policy.draining is Draining.REAPER and member is not None and _held(member):
             self._drain(victim)  # again: the process that had drained it put it back and died
@@ -252,8 +271,6 @@ class GroupRotation:
         refused = [v for v in judge_group(GroupCase(view=view, victim=victim, policy=self._policy)) if not _goes(v)]
         if refused:
             raise self._refusal(victim, refused)
-        self._world.interrupt.check()
-        self._steps.own()
         return ""
 
     def _must_look(self) -> GroupView:
@@ -349,6 +366,14 @@ class GroupRotation:
                 return None
             self._world.clock.sleep(_LOOK_EVERY)
 
+    def _wait_while_paused(self) -> None:
+        """Do nothing while the lever is pulled; a person may abort meanwhile."""
+        while (why := self._world.paused()) is not None:
+            self._wait_for(f"the lever: {why}")
+            self._world.interrupt.check()
+            self._world.clock.sleep(_ASK_THE_LEVER_EVERY)
+        self._wait_for("")
+
     def _wait_for(self, what: str) -> None:
         """Said when it changes, not at every look."""
         if what != self._waits_for:
@@ -368,14 +393,6 @@ class GroupRotation:
         self._world.journal.event(self._plan.run, event)
 
 
-def give_back(world: GroupWorld, plan: GroupPlan) -> None:
-    """Put those back to work that a run has drained and not killed; for a run that nobody can replay."""
-    view = world.groups.view(plan.group)
-    for victim in plan.victims:
-        if plan.policy.draining is Draining.REAPER and not _gone(view, victim.id):
-            world.groups.undrain(plan.group, victim.id)
-
-
 def _goes(verdict: GuardVerdict) -> bool:
     return verdict.ruling is Ruling.GO
 
@@ -385,7 +402,7 @@ def _held(member: GroupMember) -> bool:
     return any(r.state is not TargetState.UNUSED for r in member.registrations)
 
 
-def _gone(view: GroupView, victim: InstanceId) -> str | None:
+def gone(view: GroupView, victim: InstanceId) -> str | None:
     """Why an instance is no longer to be killed: it left, or it is on its way."""
     member = view.member(victim)
     if member is None:

@@ -31,8 +31,8 @@ def end_unreplayed(world: GroupWorld, plan: GroupPlan) -> TryAgainError:
         raise CallAPersonError(why) from error
     done = sum(v.id not in left for v in plan.victims)
     message = (
-        f"ended without being replayed: {done} of {len(plan.victims)} are gone from {plan.group}, and whoever was being "
-        "drained is back in its target groups"
+        f"ended without being replayed: {done} of {len(plan.victims)} are gone from {plan.group}, and whoever was "
+        "being drained is back in its target groups"
     )
     world.journal.end(plan.run, RunState.UNDONE, _verdict(plan, message), message)
     return TryAgainError(f"{plan.run} {message}. Ask for the others again")

@@ -8,7 +8,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
@@ -16,14 +16,16 @@ from reaper.domain.almanac import Closed, Hours
 from reaper.domain.announcement import Announcement
 from reaper.domain.errors import ReaperError, RefusedError
 from reaper.domain.facts import ClusterView, Instance, InstanceId
+from reaper.domain.groups import GroupMember, GroupPlan, GroupView
 from reaper.domain.plan import Plan
 from reaper.domain.standing import Leash, StandingPolicy
 from reaper.planner.announcing import policy_fired, policy_leashed, selection_given_up
 from reaper.planner.budgets import PastRun, overspent
-from reaper.planner.orders import request_of, run_of
+from reaper.planner.orders import group_plan_of, request_of, run_of
 from reaper.planner.radius import Exceeded, Living, Radius, count_living, of_next, of_selection
-from reaper.planner.selection import ClusterHistory, DueInstance, Occasion, Selection, prepare, select
+from reaper.planner.selection import ClusterHistory, DueInstance, Occasion, Selection, select
 from reaper.planner.steps import make_plan
+from reaper.planner.targeting import Mortal, prepare
 
 
 class Outcome(StrEnum):
@@ -88,18 +90,22 @@ class Register(Protocol):
 class Queue(Protocol):
     """Where runs are asked for, and what goes on."""
 
-    def submit(self, plan: Plan, group: str | None) -> None:
-        """Ask for a run, once per name. RefusedError: its cluster has an unfinished run."""
+    def submit(self, plan: Plan | GroupPlan, group: str | None) -> None:
+        """Ask for a run, once per name. RefusedError: its cluster or group has an unfinished run."""
 
     def in_flight(self) -> tuple[InstanceId, ...]:
-        """The victims of all runs that have not ended."""
+        """The victims of all runs over clusters that have not ended."""
+
+    def groups_in_flight(self) -> tuple[InstanceId, ...]:
+        """Of every run over a group that has not ended its first victim: it replaces one at a time."""
 
     def paused(self) -> str | None:
         """Why the lever is pulled."""
 
 
-Observe = Callable[[StandingPolicy], tuple[ClusterView, ...]]  # the clusters that a policy may be about, concurrently
-Look = Callable[[str], ClusterView]  # one cluster
+View = ClusterView | GroupView
+Observe = Callable[[StandingPolicy], tuple[View, ...]]  # what a policy may be about, concurrently
+Look = Callable[[str], View]  # one cluster or group, by its name among those of clusters
 Tell = Callable[[StandingPolicy, Announcement], None]
 
 
@@ -112,8 +118,8 @@ class _Pending:
     occasion: Occasion
     selection: Selection
     living: Living
-    instances: Mapping[InstanceId, Instance]
-    waiting: list[DueInstance]
+    instances: Mapping[InstanceId, Mortal]
+    waiting: list[DueInstance]  # of a group the first that its run replaces
 
 
 class Steward:
@@ -152,7 +158,7 @@ class Steward:
             selection=selection,
             living=living,
             instances={instance.id: instance for candidate in fleet for _, instance in candidate.members},
-            waiting=list(selection.due),
+            waiting=list(selection.first),
         )
         fired = self._record(policy, occasion, _fired(policy, fire, outcome, why, selection), pending)
         if fired.outcome is not Outcome.DUPLICATE:
@@ -197,7 +203,7 @@ class Steward:
         if self._register.is_leashed(policy.name):
             return True
         runs = self._register.past_runs(policy.name, self._register.released_at(policy.name))
-        why = overspent(policy.budgets, runs)
+        why = overspent(policy.budgets, runs if policy.group is None else tuple(map(_without_costs, runs)))
         if not why:
             return False
         if self._register.leash(policy.name, why, runs[0].run, runs[0].ended):
@@ -237,11 +243,8 @@ class Steward:
     def _advance(self, policy: StandingPolicy, pending: _Pending) -> list[str]:
         begun: list[str] = []
         for due in list(pending.waiting):
-            # One that was not there at the firing belongs to no group or zone that is known.
-            dying = tuple(
-                pending.instances.get(i, replace(due.instance, id=i, group=None, zone=None))
-                for i in self._queue.in_flight()
-            )
+            flying = self._queue.in_flight() if policy.group is None else self._queue.groups_in_flight()
+            dying = tuple(pending.instances.get(i) or _stranger(due.instance, i) for i in flying)
             if isinstance(of_next(policy, dying, due.instance, pending.living, pending.selection), Exceeded):
                 continue
             pending.waiting.remove(due)
@@ -257,12 +260,17 @@ class Steward:
             view = self._look(due.cluster)
             histories = self._register.histories(policy.name)
             again = select(policy, [prepare(view)], histories, pending.occasion)
-            if due.instance.id not in [d.instance.id for d in again.due]:
-                why = "; ".join(spared.why for spared in again.spared) or "it is not due any more"
+            still = again.due if policy.group else [d for d in again.due if d.instance.id == due.instance.id]
+            if not still:
+                why = "; ".join(dict.fromkeys(spared.why for spared in again.spared)) or "it is not due any more"
                 raise RefusedError(why)
-            plan = make_plan(view, request_of(policy, due, run, pending.occasion.seed))
+            plan: Plan | GroupPlan
+            if isinstance(view, GroupView):
+                plan = group_plan_of(policy, view, run, pending.occasion)
+            else:
+                plan = make_plan(view, request_of(policy, due, run, pending.occasion.seed))
             self._register.asked(run, policy.name, due.cluster)
-            self._queue.submit(plan, due.instance.group)
+            self._queue.submit(plan, due.instance.group if isinstance(due.instance, Instance) else None)
         except RefusedError as error:
             self._tell(policy, selection_given_up(policy.name, (due.cluster,), str(error), pending.occasion.now))
             return None
@@ -270,6 +278,18 @@ class Steward:
             pending.waiting.append(due)  # the cluster or the store did not answer: tried again
             return None
         return run
+
+
+def _stranger(like: Mortal, name: InstanceId) -> Mortal:
+    """One that was not there at the firing belongs to no group or zone that is known."""
+    if isinstance(like, GroupMember):
+        return replace(like, id=name, zone=None)
+    return replace(like, id=name, group=None, zone=None)
+
+
+def _without_costs(run: PastRun) -> PastRun:
+    """A run over a group is judged by how it ended: it has no outage and no writes that anybody could measure."""
+    return replace(run, outage=timedelta(0), lost=0)
 
 
 def _fired(

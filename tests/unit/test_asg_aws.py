@@ -1,16 +1,21 @@
 """Auto Scaling groups on moto, made as slow as AWS: what is read of them, and a rotation of twenty instances."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import aws_moto
 import pytest
 from aws_moto import ELBV2, InstantClock, Moto
+from typer.testing import CliRunner
 
 from reaper.adapters.aws.asg import AutoScalingGroups
 from reaper.adapters.aws.calls import Calls
+from reaper.cli.logging import logger
+from reaper.cli.main import app
 from reaper.domain.errors import RefusedError, TryAgainError, UsageError
 from reaper.domain.facts import InstanceId
 from reaper.domain.groups import (
@@ -122,6 +127,7 @@ def test_a_group_is_found_by_its_tag_and_read_as_it_is(site: Site) -> None:
     assert site.groups.names() == (GROUP,)
     view = site.view
     assert (view.minimum, view.desired, view.maximum) == (1, 4, 8)
+    assert view.tags == (("reaper:group", "yes"),)
     assert len(view.members) == len(view.serving) == 4
     assert (view.hooks, view.suspended, view.refresh, view.unfit) == ((), (), None, None)
     assert [(t.name, t.draining) for t in view.target_groups] == [("web-http", timedelta(minutes=5))]
@@ -375,3 +381,53 @@ def test_a_rotation_that_may_not_terminate_puts_the_victim_back_to_work(site: Si
     finally:
         events.unregister("before-call.auto-scaling.TerminateInstanceInAutoScalingGroup", unique_id="deny")
     assert len(site.view.serving) == 4
+
+
+# ---- from the command line
+
+
+SETTINGS = """\
+ec2:
+  places: [{region: eu-west-1}]
+  accounts:
+    admin: {user: a, environment: A}
+    replication: {user: b, environment: B}
+    application: {user: c, environment: C}
+"""
+POLICY = """\
+name: refresh
+target: {groups: {tag: {"reaper:group": "yes"}}}
+replace: {what: instance, at_most: 2}
+guards: {min_healthy: 3}
+"""
+
+
+@pytest.fixture
+def home(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "reaper.yaml").write_text(SETTINGS)
+    monkeypatch.setenv("REAPER_HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", site.moto.url)
+    monkeypatch.setattr("reaper.cli.groups.SystemClock", lambda: site.clock)
+    yield tmp_path
+    logger.cache_clear()  # it writes where a command's stderr was
+
+
+def test_a_site_with_settings_of_ec2_foresees_what_becomes_of_its_groups(site: Site, home: Path) -> None:
+    (home / "refresh.yaml").write_text(POLICY)
+    result = CliRunner().invoke(app, ["plan", "--file", str(home / "refresh.yaml"), "--output", "json"])
+    assert result.exception is None
+    (run,) = json.loads(result.stdout)["group_runs"]
+    assert len(run["victims"]) == 2
+    assert run["go"]
+    assert len(site.view.members) == 4
+
+
+def test_a_person_kills_one_and_it_is_replaced(site: Site, home: Path) -> None:
+    before = {m.id.short for m in site.view.members}
+    result = CliRunner().invoke(app, ["kill", "--group", GROUP, "--random", "--yes", "--output", "json"])
+    assert result.exit_code == 0, result.output
+    (one,) = json.loads(result.stdout)["verdict"]["replaced"]
+    victim, successor = (one[who]["name"].split("/")[1] for who in ("victim", "successor"))
+    assert victim in before
+    assert {m.id.short for m in site.view.serving} == before - {victim} | {successor}
+    assert (home / "durable.db").exists()

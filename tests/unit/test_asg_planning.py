@@ -49,13 +49,35 @@ def test_only_those_of_a_stale_image_go_if_the_policy_says_so(group: MemoryGroup
     group.change(group.n(1), image=Image(name="image-2", newest="image-2"))
     group.change(group.n(2), image=Image(name="image-1", newest=None))
     group.change(group.n(3), image=None)
-    victims, spared = _plan(group, order=Order.STALE)
+    victims, spared = _plan(group, stale_image=True)
     assert victims == ["i-4", "i-5", "i-6"]
     assert spared == {
         "i-1": "its image is the newest",
         "i-2": "whether its image is stale is unknown",
         "i-3": "whether its image is stale is unknown",
     }
+
+
+def test_those_of_a_stale_image_go_first_if_the_order_says_so(group: MemoryGroup) -> None:
+    group.change(group.n(1), image=Image(name="image-2", newest="image-2"))
+    group.change(group.n(3), image=None)
+    assert _plan(group, order=Order.STALE)[0] == ["i-2", "i-4", "i-5", "i-6", "i-1", "i-3"]
+
+
+def test_too_old_or_of_a_stale_image_is_enough(group: MemoryGroup) -> None:
+    for number in (1, 2, 3, 4, 5):
+        group.change(group.n(number), image=Image(name="image-2", newest="image-2"))
+    victims, spared = _plan(group, max_age=28 * DAY, stale_image=True)
+    assert victims == ["i-1", "i-2", "i-6"]
+    assert spared["i-3"] == "it is 28 days old, not more than 28 days and its image is the newest"
+
+
+def test_only_those_go_that_have_opted_in_if_that_is_asked_for(group: MemoryGroup) -> None:
+    group.change(group.n(2), tags=(("chaos", "yes"),))
+    group.change(group.n(3), tags=(("chaos", "no"),))
+    victims, spared = _plan(group, opt_in=(("chaos", "y*"),))
+    assert victims == ["i-2"]
+    assert spared["i-3"] == "it has not opted in with chaos=y*"
 
 
 def test_only_those_that_are_too_old_go_and_an_unknown_age_is_not_old(group: MemoryGroup) -> None:

@@ -45,7 +45,14 @@ class Stage:
         self.group = MemoryGroup(self.clock, self.faults, size=self.size)
         self.interrupt = FakeInterrupt(self.faults)
         self.journal = MemoryGroupJournal(self.faults)
-        self.world = GroupWorld(groups=self.group, clock=self.clock, interrupt=self.interrupt, journal=self.journal)
+        self.lever: str | None = None
+        self.world = GroupWorld(
+            groups=self.group,
+            clock=self.clock,
+            interrupt=self.interrupt,
+            journal=self.journal,
+            paused=lambda: self.lever,
+        )
         self.diary = Diary(self.faults, self.clock)
 
     def plan(self, seed: int = 7, **policy: object) -> GroupPlan:
@@ -210,6 +217,56 @@ def test_a_run_that_is_stopped_while_it_drains_puts_the_victim_back(stage: Stage
     stage.clock.sleep(5 * MINUTE)
     assert [i.short for i in stage.group.terminated] == ["i-1"]
     assert "i-2" in stage.names
+    assert stage.sound()
+
+
+@pytest.mark.parametrize("method", ["view", "drain"])
+def test_while_the_lever_is_pulled_nobody_dies_and_then_the_run_goes_on(stage: Stage, method: str) -> None:
+    """Pulled before the first look, or while the victim drains: it stays drained, and is judged again."""
+    killed = []
+
+    def pull() -> None:
+        stage.lever = "paused by kim"
+        stage.clock.after(20 * MINUTE, let_go)
+
+    def let_go() -> None:
+        killed.append(len(stage.group.terminated))
+        stage.lever = None
+
+    plan = stage.plan(at_most=2)
+    stage.faults.before(method, "*", pull)
+    assert stage.follow(plan).good
+    assert killed == [0]
+    assert "the lever: paused by kim" in stage.diary.words
+    assert stage.group.fewest == 5
+    assert stage.sound()
+
+
+def test_a_run_that_the_lever_holds_can_be_stopped(stage: Stage) -> None:
+    stage.lever = "paused by kim"
+    stage.clock.after(MINUTE, lambda: setattr(stage.interrupt, "wished", True))
+    with pytest.raises(AbortedError):
+        stage.run()
+    assert stage.group.terminated == []
+    assert stage.record.state is RunState.UNDONE
+
+
+def test_a_wish_to_stop_that_comes_after_the_kill_of_a_dead_process_puts_nobody_back(stage: Stage) -> None:
+    """The kill was done and its record lost; who goes on finds the victim leaving, and waits for its successor."""
+    plan = stage.plan(at_most=1)
+
+    def cut() -> None:
+        if stage.group.terminated:
+            raise PowerCutError
+
+    stage.faults.power = cut
+    with pytest.raises(PowerCutError):
+        stage.follow(plan)
+    stage.faults.power = None
+    stage.interrupt.wished = True
+    stage.lever = "paused by kim"
+    assert stage.follow(plan).good
+    assert "undrain" not in {method for method, _ in stage.faults.calls}
     assert stage.sound()
 
 

@@ -189,6 +189,15 @@ def test_a_policy_narrows_it_to_its_clusters_and_to_what_it_does(site: Path) -> 
     assert "shop-" not in json.dumps([s for s in game["Statement"] if "ec2:TerminateInstances" in s["Action"]])
 
 
+def test_a_policy_of_groups_needs_nothing_of_clusters(site: Path) -> None:
+    shipped = Path(__file__).parents[2] / "policies" / "refresh-stateless-groups.yaml"
+    (site / "policies" / "web.yaml").write_text(shipped.read_text())
+    printed = document("--policy", "refresh-stateless-groups", "--target-group", "web-*")
+    assert "autoscaling:TerminateInstanceInAutoScalingGroup" in allowed(printed)
+    assert not {"ec2:TerminateInstances", "ec2:RunInstances", "ec2:CreateSnapshots"} & allowed(printed)
+    assert "targetgroup/web-*/*" in json.dumps(printed)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

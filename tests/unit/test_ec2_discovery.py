@@ -100,7 +100,7 @@ def test_a_place_that_cannot_be_asked_is_no_empty_place(site: Moto) -> None:
 def test_an_instance_without_a_server_id_is_named_with_what_to_do(site: Moto) -> None:
     (first, *_) = site.add_cluster()
     site.client.delete_tags(Resources=[first.id.short], Tags=[{"Key": TAGS.server_id}])
-    with pytest.raises(UsageError, match=rf"{first.id.short}.*{TAGS.server_id}.*SELECT @@server_id"):
+    with pytest.raises(UsageError, match=rf"{first.id.short}.*{TAGS.server_id}.*reaper adopt"):
         site.fleet().members("c")
 
 

@@ -20,6 +20,7 @@ from reaper.cli.policies import policies_app
 from reaper.domain.almanac import HolidayRegion, parse_windows
 from reaper.domain.checks import Comparison, PrometheusCheck, ScriptCheck
 from reaper.domain.errors import UsageError
+from reaper.domain.groups import Draining, Floor, GroupPolicy, Order
 from reaper.domain.plan import Replacement
 from reaper.domain.policy import FailoverBy, KillMode, Loss, Reference
 from reaper.domain.standing import Leash, Limit, Scope, StandingPolicy, What
@@ -519,3 +520,167 @@ def test_load_keeps_the_good_and_names_the_bad(tmp_path: Path) -> None:
     assert [m.line for m in loaded.mistakes] == [1]
     with pytest.raises(UsageError, match="see `reaper policies validate`"):
         loaded.named("b")
+
+
+# ---- groups of stateless instances
+
+GROUPS = """\
+name: refresh
+target: {groups: {name: "web-*", exclude: web-9, tag: {tier: web}}, opt_in: {chaos: "yes"}}
+due: {max_age: 14d, stale_image: true, at_most: 2}
+replace: {what: instance, order: stale, at_most: 3}
+guards: {min_healthy: {count: 3, percent: 90}, max_in_flight: 2, per: [fleet], cool_down: 1h}
+radius: {zone: {percent: 50}}
+deadlines: {settle: 1m, drain: 2m, successor: 3m, undo: 4m}
+"""
+SMALLEST = "name: a\ntarget: {groups: '*'}\nreplace: {what: instance}\nguards: {min_healthy: 3}\n"
+
+
+def test_a_policy_about_groups_is_read_whole() -> None:
+    policy = policy_in(GROUPS)
+    assert (policy.target.names, policy.target.excluded, policy.target.tags) == (
+        ("web-*",),
+        ("web-9",),
+        (("tier", "web"),),
+    )
+    assert policy.replace.what is What.INSTANCE
+    assert (policy.due.at_most, policy.cool_down) == (2, H)
+    assert policy.limits.in_flight == (Limit(scope=Scope.FLEET, count=2),)
+    assert policy.group == GroupPolicy(
+        floor=Floor(count=3, percent=90),
+        order=Order.STALE,
+        max_age=timedelta(days=14),
+        stale_image=True,
+        opt_in=(("chaos", "yes"),),
+        at_most=3,
+        draining=Draining.REAPER,
+        settle_within=M,
+        drain_within=2 * M,
+        successor_within=3 * M,
+        undo_within=4 * M,
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "floor"),
+    [
+        ("3", Floor(count=3)),
+        ("0", Floor(count=0)),
+        ("90%", Floor(percent=90)),
+        ("'33.5 %'", Floor(percent=33.5)),
+        ("{percent: 66.6}", Floor(percent=66.6)),
+        ("{count: 2, percent: 50}", Floor(count=2, percent=50)),
+    ],
+)
+def test_a_floor_is_a_count_a_share_or_both(said: str, floor: Floor) -> None:
+    text = SMALLEST.replace("min_healthy: 3", f"min_healthy: {said}")
+    group = policy_in(text).group
+    assert group is not None
+    assert group.floor == floor
+    jsonschema.validate(as_json_values(text), json_schema(), cls=jsonschema.Draft202012Validator)
+
+
+def test_a_drain_takes_as_long_as_what_is_drained() -> None:
+    group = policy_in(SMALLEST).group
+    assert group is not None
+    assert group.drain_within == 10 * M
+    assert policy_in(MINIMAL).limits_of_run.drain_within == 5 * S
+    assert policy_in(MINIMAL).group is None
+
+
+WRONG_FOR_GROUPS = {
+    "no floor at all": ("guards: {min_healthy: 3}\n", "", "1:1: guards", "min_healthy is missing"),
+    "no floor among guards": ("{min_healthy: 3}", "{cool_down: 1h}", "4:1: guards", "min_healthy is missing"),
+    "a floor that nobody passes": ("min_healthy: 3", "min_healthy: 100%", "4:23: guards.min_healthy", "less than 100"),
+    "a floor in words": ("min_healthy: 3", "min_healthy: most", "4:23", "'most' is no floor"),
+    "a floor that says nothing": ("min_healthy: 3", "min_healthy: {}", "4:23", "say count, percent, or both"),
+    "a floor below nothing": ("min_healthy: 3", "min_healthy: -1", "4:", "guards.min_healthy"),
+    "clusters too": ("{groups: '*'}", "{groups: '*', clusters: '*'}", "2:9: target", "write two policies"),
+    "nobody": ("{groups: '*'}", "{provider: asg}", "2:9: target", "says neither clusters nor groups"),
+    "a master": ("what: instance", "what: master", "3:17: replace.what", "has to be instance"),
+    "nothing that is replaced": ("replace: {what: instance}\n", "", "1:1: replace", "what has to be instance"),
+    "how a replacement is built": ("what: instance", "what: instance, when: after", "3:27: replace.when", "itself"),
+    "a snapshot": ("what: instance", "what: instance, snapshot: {keep: 1}", "3:27", "holds no data"),
+    "instances by name": ("groups: '*'", "groups: '*', instances: {name: x}", "2:23", "target.opt_in"),
+    "a guard of clusters": ("min_healthy: 3", "min_healthy: 3, max_lag: 5s", "4:26: guards.max_lag", "of its own"),
+    "shard groups": ("min_healthy: 3", "min_healthy: 3, per: [shard_group]", "4:31: guards.per", "fleet, policy or"),
+    "how much of a shard group": (
+        "name: a\n",
+        "name: a\nradius: {shard_group: {count: 1}}\n",
+        "2:10",
+        "no shard group",
+    ),
+    "external checks": (
+        "min_healthy: 3",
+        "min_healthy: 3, external: [{kind: http, name: x, url: 'http://x/'}]",
+        "4:26: guards.external",
+        "not supported for groups yet",
+    ),
+    **{
+        f"the section {name}": ("name: a\n", f"name: a\n{name}: {said}\n", f"2:1: {name}", "clusters" if of else "yet")
+        for name, said, of in (
+            ("failover", "{by: reaper}", True),
+            ("warm", "{gate: 0.5}", True),
+            ("verify", "{share: 0.5}", True),
+            ("kill", "{mode: crash}", True),
+            ("retire", "{quarantine: 1h}", True),
+            ("probe", "{clients: 1}", True),
+            ("waivers", "[]", True),
+            ("approval", "{}", False),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("what", list(WRONG_FOR_GROUPS))
+def test_what_makes_no_sense_for_groups_is_refused_with_its_place_and_in_words(what: str) -> None:
+    old, new, place, says = WRONG_FOR_GROUPS[what]
+    assert old in SMALLEST
+    said = [str(m) for m in mistakes_in(SMALLEST.replace(old, new))]
+    assert any(s.startswith(f"p.yaml:{place}") and says in s for s in said), said
+
+
+@pytest.mark.parametrize(
+    ("section", "field"),
+    [
+        ("guards: {min_healthy: 3}", "guards.min_healthy"),
+        ("replace: {order: oldest}", "replace.order"),
+        ("replace: {at_most: 1}", "replace.at_most"),
+        ("replace: {draining: group}", "replace.draining"),
+        ("deadlines: {successor: 1m}", "deadlines.successor"),
+    ],
+)
+def test_what_only_groups_have_is_refused_for_clusters(section: str, field: str) -> None:
+    (mistake,) = mistakes_in(f"{MINIMAL}{section}\n")
+    assert (mistake.field, mistake.line) == (field, 3)
+    assert mistake.what == "is for groups, and the target is clusters"
+
+
+def test_an_instance_is_of_a_group() -> None:
+    (mistake,) = mistakes_in(f"{MINIMAL}replace: {{what: instance}}\n")
+    assert mistake.field == "replace.what"
+    assert "instances are those of groups" in mistake.what
+
+
+def test_the_schema_wants_clusters_or_groups() -> None:
+    jsonschema.validate(as_json_values(GROUPS), json_schema(), cls=jsonschema.Draft202012Validator)
+    for target in ("{}", "{clusters: '*', groups: '*'}"):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(as_json_values(f"name: a\ntarget: {target}\n"), json_schema())
+
+
+def test_a_policy_about_groups_is_explained() -> None:
+    said = "\n".join(s.says for s in explain(policy_in(GROUPS), NOW))
+    for part in (
+        "Instances of each group with a name like web-* with the tags tier=web.",
+        "Not of groups with a name like web-9.",
+        "opted in with chaos=yes",
+        "A run replaces 3 at the most, one after the other, those of an image that is not the newest first",
+        "Refused unless at least 3 and 90 % of the wanted size serve without the victim",
+        "none is within 3 minutes, the run ends as bad",
+        "A firing takes 2 groups at the most",
+        "A group is left alone for 1 hour after any run.",
+    ):
+        assert part in said
+    for word in ("master", "replica", "semi-sync", "outage"):
+        assert word not in said

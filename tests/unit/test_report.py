@@ -36,6 +36,7 @@ READS = {
     "show",
     "close",
     "endpoint",
+    "protection",
 }
 
 

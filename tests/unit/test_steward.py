@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,19 +15,24 @@ from reaper.domain.almanac import Closed, Hours, Open
 from reaper.domain.announcement import Announcement, Occurrence
 from reaper.domain.errors import RefusedError, TryAgainError
 from reaper.domain.facts import ClusterView, InstanceId
+from reaper.domain.groups import Floor, GroupPlan, GroupPolicy, GroupVerdict, GroupView, group_of
 from reaper.domain.plan import Plan
 from reaper.domain.standing import (
     Due,
     Leash,
     Limit,
     Limits,
+    Replace,
     Scope,
     StandingPolicy,
     Target,
+    What,
 )
 from reaper.domain.verdict import RunState, RunVerdict
 from reaper.planner.selection import Occasion
+from reaper.testing.faults import Faults
 from reaper.testing.fleet import MemoryFleet
+from reaper.testing.groups import MemoryGroup
 from reaper.testing.world import world
 from reaper.workflow.observe import observe
 from reaper.workflow.steward import Outcome, Steward
@@ -51,19 +56,22 @@ VERDICT = RunVerdict(
 class Queue:
     """The steward's `Queue`; runs stay in flight until a test ends them."""
 
-    plans: dict[str, Plan] = field(default_factory=dict)
+    plans: dict[str, Plan | GroupPlan] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     lever: str | None = None
     refuse: str | None = None
 
-    def submit(self, plan: Plan, _group: str | None) -> None:
+    def submit(self, plan: Plan | GroupPlan, _group: str | None) -> None:
         if self.refuse:
             raise RefusedError(self.refuse)
         self.plans[plan.run] = plan
         self.asked.append(plan.run)
 
     def in_flight(self) -> tuple[InstanceId, ...]:
-        return tuple(plan.victim for plan in self.plans.values())
+        return tuple(plan.victim for plan in self.plans.values() if isinstance(plan, Plan))
+
+    def groups_in_flight(self) -> tuple[InstanceId, ...]:
+        return tuple(plan.victims[0].id for plan in self.plans.values() if isinstance(plan, GroupPlan))
 
     def paused(self) -> str | None:
         return self.lever
@@ -77,6 +85,7 @@ class Site:
         for name in clusters:
             self.fleet.add_cluster(name)
         self.world = world(self.fleet)
+        self.groups = {name: MemoryGroup(self.fleet.clock, Faults(), name=name) for name in ("web", "api")}
         self.place = Place(home)
         self.store = PolicyStore(self.place)
         self.journal = RunStore(self.place)
@@ -90,20 +99,26 @@ class Site:
         return Steward(
             self.store,
             self.queue,
-            lambda _policy: tuple(observe(self.world, name) for name in self.fleet.clusters()),
+            self.look_at_all,
             self.look,
             lambda _policy, announcement: self.told.append(announcement),
         )
 
-    def look(self, cluster: str) -> ClusterView:
+    def look_at_all(self, policy: StandingPolicy) -> tuple[ClusterView | GroupView, ...]:
+        if policy.group is not None:
+            return tuple(group.view(name) for name, group in self.groups.items())
+        return tuple(observe(self.world, name) for name in self.fleet.clusters())
+
+    def look(self, cluster: str) -> ClusterView | GroupView:
         if cluster in self.blind:
             raise TryAgainError(f"{cluster} does not answer")
-        return observe(self.world, cluster)
+        group = group_of(cluster)
+        return observe(self.world, cluster) if group is None else self.groups[group].view(group)
 
     def occasion(self) -> Occasion:
         return Occasion(now=self.now, since_last=HOUR, seed=7)
 
-    def end(self, run: str, state: RunState, verdict: RunVerdict | None) -> None:
+    def end(self, run: str, state: RunState, verdict: RunVerdict | GroupVerdict | None) -> None:
         """A run ends, as its process records it."""
         self.journal.begin(self.queue.plans.pop(run))
         self.journal.end(run, state, verdict, "")
@@ -282,3 +297,110 @@ def test_I12_a_run_over_its_budget_leashes_its_policy_until_a_person_releases_it
     assert site.occurrences.count(Occurrence.LEASHED) == 1
     site.store.release("nightly", "ada", "looked at it", datetime.now(NOON.tzinfo))
     assert again.fire(of, FIRE + 2 * HOUR, site.occasion(), OPEN).outcome is Outcome.ACTED
+
+
+# ---- groups of stateless instances
+
+
+def of_groups(most: int = 1, **changes: object) -> StandingPolicy:
+    """It takes the two oldest of each group, `most` groups at a time."""
+    base = policy(
+        replace=Replace(what=What.INSTANCE),
+        group=GroupPolicy(floor=Floor(count=5), at_most=2),
+        limits=Limits(in_flight=(Limit(scope=Scope.POLICY, count=most),)),
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]  # a builder trusts its tests
+
+
+def good_of(plan: Plan | GroupPlan) -> GroupVerdict:
+    assert isinstance(plan, GroupPlan)
+    return GroupVerdict(replaced=(), left=(), faults=())
+
+
+def test_a_policy_about_groups_asks_for_one_run_of_each_whatever_their_size(site: Site) -> None:
+    steward, nightly = site.steward(), of_groups(most=9)
+    fired = steward.fire(nightly, FIRE, site.occasion(), OPEN)
+    assert fired.outcome is Outcome.ACTED
+    assert fired.selection is not None
+    assert [str(d.instance.id) for d in fired.selection.due] == [
+        f"asg:{g}/i-{n}" for g in ("web", "api") for n in (1, 2)
+    ]
+    assert advance(steward, nightly, site) == site.queue.asked
+    plans = [plan for plan in site.queue.plans.values() if isinstance(plan, GroupPlan)]
+    assert [(p.group, [v.id.short for v in p.victims], p.standing) for p in plans] == [
+        ("web", ["i-1", "i-2"], "nightly"),
+        ("api", ["i-1", "i-2"], "nightly"),
+    ]
+    assert steward.pending == 0
+
+
+def test_the_next_group_waits_for_the_first_and_neither_for_clusters(site: Site) -> None:
+    steward, nightly, masters = site.steward(), of_groups(), policy(name="masters")
+    steward.fire(masters, FIRE, site.occasion(), OPEN)
+    advance(steward, masters, site)
+    assert len(site.queue.asked) == 3
+    steward.fire(nightly, FIRE, site.occasion(), OPEN)
+    table = {nightly.name: nightly, masters.name: masters}
+    (first,) = steward.advance(table, lambda _: OPEN, site.now)
+    assert steward.advance(table, lambda _: OPEN, site.now) == []
+    site.end(first, RunState.GOOD, good_of(site.queue.plans[first]))
+    (second,) = steward.advance(table, lambda _: OPEN, site.now)
+    assert [site.queue.plans.get(run) is None for run in (first, second)] == [True, False]
+    assert first.startswith("group:web-")
+    assert second.startswith("group:api-")
+
+
+def test_a_run_takes_who_is_due_when_it_begins(site: Site) -> None:
+    steward, nightly = site.steward(), of_groups()
+    steward.fire(nightly, FIRE, site.occasion(), OPEN)
+    web, api = site.groups["web"], site.groups["api"]
+    web.change(web.n(1), protected=True)
+    for number in range(1, 7):
+        api.change(api.n(number), protected=True)
+    (run,) = advance(steward, nightly, site)
+    plan = site.queue.plans[run]
+    assert isinstance(plan, GroupPlan)
+    assert [v.id.short for v in plan.victims] == ["i-2", "i-3"]
+    site.end(run, RunState.GOOD, good_of(plan))
+    assert advance(steward, nightly, site) == []
+    assert "protected from scale-in" in site.told[-1].title
+
+
+def test_a_group_cools_down_and_its_runs_are_remembered_by_its_own_name(site: Site) -> None:
+    steward, nightly = site.steward(), of_groups(most=9, cool_down=HOUR, target=Target(names=("web",)))
+    steward.fire(nightly, FIRE, site.occasion(), OPEN)
+    (run,) = advance(steward, nightly, site)
+    site.end(run, RunState.GOOD, good_of(site.queue.plans[run]))
+    assert set(site.store.histories("nightly")) == {"group:web"}
+    site.now = datetime.now(UTC)
+    again = steward.fire(nightly, FIRE + HOUR, site.occasion(), OPEN)
+    assert again.outcome is Outcome.NOBODY
+    assert again.selection is not None
+    assert "it cools down" in again.selection.spared[0].why
+
+
+BAD = GroupVerdict(replaced=(), left=(), faults=("i-1 got no healthy successor",))
+
+
+@pytest.mark.parametrize(
+    ("state", "verdict", "why"),
+    [
+        (RunState.GOOD, good_of, None),
+        (RunState.REFUSED, BAD, None),
+        (RunState.UNDONE, BAD, None),
+        (RunState.BAD, BAD, "failed: i-1 got no healthy successor"),
+        (RunState.STUCK, BAD, "is stuck"),
+    ],
+)
+def test_a_policy_about_groups_is_leashed_by_what_went_wrong_and_by_no_cost_that_nobody_measured(
+    site: Site, state: RunState, verdict: object, why: str | None
+) -> None:
+    steward, nightly = site.steward(), of_groups(target=Target(names=("web",)))
+    steward.fire(nightly, FIRE, site.occasion(), OPEN)
+    (run,) = advance(steward, nightly, site)
+    site.end(run, state, verdict if isinstance(verdict, GroupVerdict) else good_of(site.queue.plans[run]))
+    assert steward.is_leashed(nightly) == (why is not None)
+    reasons = [reason for record in site.store.leashed() for reason in record.why]
+    assert all("outage" not in reason and "writes" not in reason for reason in reasons)
+    if why is not None:
+        assert why in " ".join(reasons)

@@ -43,7 +43,7 @@ _DELAY = "deregistration_delay.timeout_seconds"
 
 
 class AutoScalingGroups:
-    """The groups of one account and region that carry a tag. Called by one thread."""
+    """The groups of one account and region that carry a tag. Several runs may use it at once."""
 
     def __init__(
         self, *, autoscaling: Calls, elbv2: Calls, ec2: Calls, clock: Clock, tag: tuple[str, str | None]
@@ -94,6 +94,7 @@ class AutoScalingGroups:
             ),
             refresh=self._refresh(group),
             unfit=_unfit(said),
+            tags=tuple(sorted((tag["Key"], tag.get("Value", "")) for tag in said.get("Tags", []))),
         )
 
     def drain(self, group: str, instance: InstanceId) -> None:
@@ -107,7 +108,11 @@ class AutoScalingGroups:
 
     def undrain(self, group: str, instance: InstanceId) -> None:
         """Register it with every target group where it is not, at the target group's port, as the group does."""
-        for arn in self._group(group).get("TargetGroupARNs", ()):
+        said = self._group(group)
+        states = {i["InstanceId"]: i["LifecycleState"] for i in said.get("Instances", [])}
+        if states.get(instance.short, _LEAVING[0]).startswith(_LEAVING):
+            return
+        for arn in said.get("TargetGroupARNs", ()):
             if not any(_in(t) for t in self._health(arn).get(instance.short, ())):
                 self._elbv2.ask("register_targets", TargetGroupArn=arn, Targets=[{"Id": instance.short}])
 
@@ -131,7 +136,7 @@ class AutoScalingGroups:
         found = self._autoscaling.ask("describe_auto_scaling_groups", AutoScalingGroupNames=[name])["AutoScalingGroups"]
         if not found:
             raise UsageError(
-                f"there is no Auto Scaling group {name} in this account and region: `reaper show` lists them"
+                f"there is no Auto Scaling group {name} in this account and region: see how it is spelled, and where"
             )
         return dict(found[0])
 
@@ -201,11 +206,10 @@ class AutoScalingGroups:
     def _settings(self, key: str, ask: Callable[[], T]) -> T:
         """What is asked once a minute, since a rotation looks every few seconds."""
         now = self._clock.monotonic_ns()
-        at, answer = self._kept.get(key, (0, None))
-        if key not in self._kept or now - at > _SETTINGS_KEPT // timedelta(microseconds=1) * 1000:
-            answer = ask()
-            self._kept[key] = (now, answer)
-        return answer  # type: ignore[return-value]  # what was kept under a key is what was asked for it
+        kept = self._kept.get(key)  # taken once: two threads that find it too old both ask, which does no harm
+        if kept is None or now - kept[0] > _SETTINGS_KEPT // timedelta(microseconds=1) * 1000:
+            kept = self._kept[key] = (now, ask())
+        return kept[1]  # type: ignore[return-value]  # what was kept under a key is what was asked for it
 
 
 def _member(

@@ -3,10 +3,11 @@
 Unknown keys are mistakes. The docstrings are the descriptions in the JSON Schema.
 """
 
+import re
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from reaper.adapters.policies.section import CheckSection, Section
 from reaper.adapters.policies.values import (
@@ -21,12 +22,17 @@ from reaper.adapters.policies.values import (
     Week,
     Zone,
     one_of,
+    shown,
 )
 from reaper.domain.canary import refusal
+from reaper.domain.groups import Draining, Order
 from reaper.domain.plan import Replacement
 from reaper.domain.policy import FailoverBy, KillMode, Reference, Waivable
 from reaper.domain.standing import Leash, Scope, SnapshotFrom, What
 from reaper.domain.warmth import Otherwise
+
+_SHARE_PATTERN = r"^([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%$"
+_SHARE = re.compile(_SHARE_PATTERN)
 
 Percent = Annotated[float, Field(gt=0, le=100)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -49,11 +55,12 @@ def _half_a_day(jitter: timedelta) -> timedelta:
     return jitter
 
 
-def _clusters(value: Any) -> Any:
+def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str | list) else value
 
 
-def _clusters_schema(schema: dict[str, Any]) -> None:
+def _named_schema(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)  # one of two has to be there
     glob = {"type": "string"}
     schema["anyOf"] = [{"$ref": schema.pop("$ref")}, glob, {"type": "array", "items": glob, "minItems": 1}]
 
@@ -69,6 +76,17 @@ class ClustersSection(Section):
     """Tags that all living members of the cluster share, with globs over their values."""
 
 
+class GroupsSection(Section):
+    """Which groups of stateless instances; all that is said has to hold."""
+
+    name: Texts | None = None
+    """Globs over group names; one has to match."""
+    exclude: Texts | None = None
+    """Globs over group names; none may match."""
+    tag: Tagged | None = None
+    """Tags of the group itself, with globs over their values."""
+
+
 class InstancesSection(Section):
     """Which instances of those clusters; all that is said has to hold."""
 
@@ -79,16 +97,33 @@ class InstancesSection(Section):
 
 
 class TargetSection(Section):
-    """Whom the policy is about. Tags of protection are always honoured, see the README of the policies."""
+    """Whom the policy is about: clusters, or groups. Tags of protection are always honoured."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["clusters"]}, {"required": ["groups"]}]})
 
     provider: Name | None = None
     """local, ec2, asg, rds; any if left out."""
-    clusters: Annotated[ClustersSection, BeforeValidator(_clusters), Field(json_schema_extra=_clusters_schema)]
+    clusters: Annotated[ClustersSection, BeforeValidator(_named)] = Field(
+        default=ClustersSection(), json_schema_extra=_named_schema
+    )
     """Which clusters: a glob, several, or {name, exclude, tag}."""
+    groups: Annotated[GroupsSection, BeforeValidator(_named)] = Field(
+        default=GroupsSection(), json_schema_extra=_named_schema
+    )
+    """Which groups of stateless instances: a glob, several, or {name, exclude, tag}."""
     instances: InstancesSection = InstancesSection()
     """Which instances of those clusters; any if left out."""
     opt_in: Tagged | None = None
     """Tags that an instance has to carry before it may die."""
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        said = self.model_fields_set & {"clusters", "groups"}
+        if not said:
+            raise ValueError("says neither clusters nor groups: say which")
+        if len(said) == 2:
+            raise ValueError("says clusters and groups: a policy is about one kind, write two policies")
+        return self
 
 
 class ScheduleSection(Section):
@@ -186,16 +221,22 @@ class SnapshotSection(Section):
 
 
 class ReplaceSection(Section):
-    """What dies and how its replacement is built."""
+    """What dies and how its replacement is built. A group builds the replacements of its instances itself."""
 
     what: Annotated[What, one_of(What)] = What.MASTER
-    """master, replica, or any."""
+    """master, replica, or any, of a cluster; instance, of a group."""
     when: Annotated[Replacement, one_of(Replacement)] = Replacement.BEFORE
     """before the kill, after it (the unplanned death is rehearsed), or none."""
     replicas: Annotated[int, Field(ge=1, le=1)] = 1
     """Fresh copies that are built, the heir; more than one is not supported yet."""
     snapshot: SnapshotSection = SnapshotSection()
     """What it is copied from."""
+    order: Annotated[Order, one_of(Order)] = Order.OLDEST
+    """Of a group, who goes first: oldest, stale (of an image that is not the newest, then the others), or random."""
+    at_most: Count | None = None
+    """Of a group, instances that one run replaces, one after the other; all that are due if left out."""
+    draining: Annotated[Draining, one_of(Draining)] = Draining.REAPER
+    """Of a group, who takes a victim out of its target groups: reaper, before the kill; or group, as a part of it."""
 
 
 class WarmSection(Section):
@@ -244,6 +285,37 @@ class FailoverSection(Section):
     """More acknowledged writes lost than this is a bad verdict."""
 
 
+class FloorSection(Section):
+    """How many instances of a group have to serve at every moment; both parts hold where both are said."""
+
+    count: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    percent: Annotated[float, Field(ge=0, lt=100)] | None = None
+    """Of the size that the group is to have, rounded up; less than 100, or nobody could ever die."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.count is None and self.percent is None:
+            raise ValueError("say count, percent, or both")
+        return self
+
+
+def _floor(value: Any) -> Any:
+    """A number is a count, `90%` is a share."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return {"count": value}
+    if isinstance(value, str):
+        match = _SHARE.fullmatch(value)
+        if match is None:
+            raise ValueError(f"{shown(value)} is no floor: write 3, 90%, or {{count: 3, percent: 90}}")
+        return {"percent": float(match[1])}
+    return value
+
+
+def _floor_schema(schema: dict[str, Any]) -> None:
+    section = {"$ref": schema.pop("$ref")} if "$ref" in schema else schema.pop("anyOf")[0]
+    schema["anyOf"] = [section, {"type": "integer", "minimum": 0}, {"type": "string", "pattern": _SHARE_PATTERN}]
+
+
 class GuardsSection(Section):
     """What has to be true before anything is built and right before the kill."""
 
@@ -251,6 +323,10 @@ class GuardsSection(Section):
     """The largest lag of a surviving replica."""
     min_copies: Annotated[int, Field(ge=1, le=100)] = 2
     """Copies that are left after the kill."""
+    min_healthy: Annotated[FloorSection, BeforeValidator(_floor)] | None = Field(
+        default=None, json_schema_extra=_floor_schema
+    )
+    """Of a group, and never left out there: instances that serve without the victim, as 3, 90%, or {count, percent}."""
     semi_sync: Literal["required", "loss-accepted"] = "required"
     """loss-accepted: acknowledged writes may be lost, and are counted."""
     max_transaction_age: Span = Field(default="30s", validate_default=True)
@@ -353,10 +429,17 @@ class DeadlinesSection(Section):
 
     build: Span = Field(default="6h", validate_default=True)
     join: Span = Field(default="30m", validate_default=True)
-    drain: Span = Field(default="5s", validate_default=True)
+    drain: Span | None = None
+    """5s for a master's clients, 10m for the requests of an instance of a group."""
     fence: Span = Field(default="10s", validate_default=True)
     apply: Span = Field(default="30s", validate_default=True)
     repoint: Span = Field(default="15s", validate_default=True)
+    settle: Span = Field(default="10m", validate_default=True)
+    """Of a group: for what comes and goes by itself before each kill."""
+    successor: Span = Field(default="30m", validate_default=True)
+    """Of a group: until an instance that it launches is healthy everywhere."""
+    undo: Span = Field(default="2m", validate_default=True)
+    """Of a group: until a victim that is not killed after all is back in its target groups."""
 
 
 class Document(Section):

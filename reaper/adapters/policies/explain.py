@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import assert_never
 from zoneinfo import ZoneInfo
 
+from reaper.adapters.policies import explain_groups
+from reaper.adapters.policies.explain_groups import tags_in_words
 from reaper.domain.almanac import MINUTES_A_DAY, WeekWindow
 from reaper.domain.checks import CloudwatchCheck, ExternalCheck, HttpCheck, PrometheusCheck, ScriptCheck
 from reaper.domain.cron import WEEKDAYS
@@ -18,7 +20,6 @@ from reaper.domain.standing import (
     Limit,
     Scope,
     StandingPolicy,
-    Tags,
     What,
 )
 from reaper.domain.warmth import Otherwise
@@ -35,16 +36,17 @@ class Saying:
 
 def explain(policy: StandingPolicy, now: datetime) -> tuple[Saying, ...]:
     """The policy in sentences. `now` decides which waivers hold and which freezes are over."""
+    of_group = policy.group
     parts = (
         ("leash", _leash(policy)),
-        ("who", _who(policy)),
+        ("who", explain_groups.who(policy) if of_group else _who(policy)),
         ("when", _when(policy)),
         ("calendar", _calendar(policy, now)),
         ("due", _due(policy)),
-        ("how", _how(policy)),
-        ("guards", _guards(policy)),
+        ("how", explain_groups.how(of_group) if of_group else _how(policy)),
+        ("guards", explain_groups.guards(policy, of_group) if of_group else _guards(policy)),
         ("radius", _radius(policy)),
-        ("budgets", _budgets(policy)),
+        ("budgets", explain_groups.budgets(policy) if of_group else _budgets(policy)),
         ("waivers", _waivers(policy, now)),
         ("people", _people(policy)),
     )
@@ -61,25 +63,21 @@ def _leash(policy: StandingPolicy) -> Iterator[str]:
             assert_never(policy.leash)
 
 
-def _tags(tags: Tags) -> str:
-    return listed(tuple(f"{name}={value}" for name, value in tags))
-
-
 def _who(policy: StandingPolicy) -> Iterator[str]:
     target = policy.target
     what = {What.MASTER: "The master", What.REPLICA: "A replica", What.ANY: "Any one member"}[policy.replace.what]
     of = [f"of the provider {target.provider}"] if target.provider else []
     of += [f"with a name like {listed(target.names, 'or')}"] if target.names and "*" not in target.names else []
-    of += [f"with {_tags(target.tags)} on all members"] if target.tags else []
+    of += [f"with {tags_in_words(target.tags)} on all members"] if target.tags else []
     yield " ".join((what, "of each cluster", *of)) + "."
     if target.excluded:
         yield f"Not of clusters with a name like {listed(target.excluded, 'or')}."
     if target.instances:
         yield f"Only instances with a name like {listed(target.instances, 'or')}."
     if target.instance_tags:
-        yield f"Only instances with the tags {_tags(target.instance_tags)}."
+        yield f"Only instances with the tags {tags_in_words(target.instance_tags)}."
     if target.opt_in:
-        yield f"Only instances that have opted in with {_tags(target.opt_in)}."
+        yield f"Only instances that have opted in with {tags_in_words(target.opt_in)}."
     yield f"Never one with the tag {OPT_OUT_TAG}, with {PROTECT_UNTIL_TAG} in the future, or whose tags are unreadable."
 
 
@@ -134,19 +132,20 @@ def _run_of_days(days: int, first: WeekWindow) -> str:
 
 
 def _due(policy: StandingPolicy) -> Iterator[str]:
-    due = policy.due
+    due, what = policy.due, "cluster" if policy.group is None else "group"
     asked = [f"older than {in_words(due.max_age)}"] if due.max_age is not None else []
     asked += ["of an image that is not the newest"] if due.stale_image else []
     yield f"Due when {listed(tuple(asked), 'or')}." if asked else "Due at any age."
     if due.mean_time_between is not None:
         gap = f", never within {in_words(due.min_gap)}" if due.min_gap else ""
-        yield f"The dice decide, so that a cluster is hit every {in_words(due.mean_time_between)} on average{gap}."
+        yield f"The dice decide, so that a {what} is hit every {in_words(due.mean_time_between)} on average{gap}."
     elif due.probability < 1:
-        yield f"The dice decide: a cluster is hit with a chance of {due.probability:.0%} at each firing."
+        yield f"The dice decide: a {what} is hit with a chance of {due.probability:.0%} at each firing."
     if due.at_most is not None:
-        yield f"A firing takes {due.at_most} at the most; the others that are due wait for the next."
+        whose = "" if policy.group is None else f" group{'' if due.at_most == 1 else 's'}"
+        yield f"A firing takes {due.at_most}{whose} at the most; the others that are due wait for the next."
     if due.min_gap and due.mean_time_between is None:
-        yield f"At least {in_words(due.min_gap)} pass between two kills of a cluster."
+        yield f"At least {in_words(due.min_gap)} pass between two kills of a {what}."
 
 
 def _proved(policy: StandingPolicy) -> Iterator[str]:

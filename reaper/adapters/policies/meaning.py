@@ -15,6 +15,7 @@ from reaper.adapters.policies.section import (
 )
 from reaper.domain.almanac import Calendar, Freeze, Maintenance
 from reaper.domain.checks import CloudwatchCheck, Comparison, ExternalCheck, HttpCheck, PrometheusCheck, ScriptCheck
+from reaper.domain.groups import Floor, GroupPolicy
 from reaper.domain.policy import FailoverBy, Loss, Policy, Waiver
 from reaper.domain.standing import (
     Announce,
@@ -34,6 +35,7 @@ from reaper.domain.warmth import WarmthGate
 from reaper.planner.walltime import last_moment_of, moment_of
 
 SHORTEST_BUDGET = timedelta(seconds=2)
+_DRAIN_A_MASTER, _DRAIN_AN_INSTANCE = timedelta(seconds=5), timedelta(minutes=10)
 
 
 def meaning_of(doc: form.Document, beside: Path) -> StandingPolicy:
@@ -63,6 +65,7 @@ def meaning_of(doc: form.Document, beside: Path) -> StandingPolicy:
         else Approval(by=tuple(doc.approval.by or ()), within=doc.approval.within),
         announce=Announce(to=tuple(doc.announce.to), before=doc.announce.before),
         limits_of_run=_limits_of_run(doc),
+        group=_group(doc),
     )
 
 
@@ -71,11 +74,12 @@ def _tags(tags: dict[str, str] | None) -> Tags:
 
 
 def _target(section: form.TargetSection) -> Target:
+    named = section.groups if is_about_groups(section) else section.clusters
     return Target(
         provider=section.provider,
-        names=tuple(section.clusters.name or ()),
-        excluded=tuple(section.clusters.exclude or ()),
-        tags=_tags(section.clusters.tag),
+        names=tuple(named.name or ()),
+        excluded=tuple(named.exclude or ()),
+        tags=_tags(named.tag),
         instances=tuple(section.instances.name or ()),
         instance_tags=_tags(section.instances.tag),
         opt_in=_tags(section.opt_in),
@@ -181,6 +185,31 @@ def _outage_budget(section: form.FailoverSection) -> timedelta:
     return section.within if section.by is FailoverBy.OBSERVE else SHORTEST_BUDGET
 
 
+def is_about_groups(section: form.TargetSection) -> bool:
+    """Whether the target is groups of stateless instances."""
+    return "groups" in section.model_fields_set
+
+
+def _group(doc: form.Document) -> GroupPolicy | None:
+    """The limits of a run over a group; None: the policy is about clusters."""
+    floor, within = doc.guards.min_healthy, doc.deadlines
+    if floor is None or not is_about_groups(doc.target):
+        return None
+    return GroupPolicy(
+        floor=Floor(count=floor.count, percent=floor.percent),
+        order=doc.replace.order,
+        max_age=doc.due.max_age,
+        stale_image=doc.due.stale_image,
+        opt_in=_tags(doc.target.opt_in),
+        at_most=doc.replace.at_most,
+        draining=doc.replace.draining,
+        settle_within=within.settle,
+        drain_within=_DRAIN_AN_INSTANCE if within.drain is None else within.drain,
+        successor_within=within.successor,
+        undo_within=within.undo,
+    )
+
+
 def _limits_of_run(doc: form.Document) -> Policy:
     guards, within = doc.guards, doc.deadlines
     return Policy(
@@ -194,7 +223,7 @@ def _limits_of_run(doc: form.Document) -> Policy:
         soak=guards.soak,
         build_within=within.build,
         join_within=within.join,
-        drain_within=within.drain,
+        drain_within=_DRAIN_A_MASTER if within.drain is None else within.drain,
         fence_within=within.fence,
         apply_within=within.apply,
         repoint_within=within.repoint,

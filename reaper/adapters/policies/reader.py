@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from reaper.adapters.policies import tree
 from reaper.adapters.policies.document import Document
 from reaper.adapters.policies.findings import Finding, finding_of
+from reaper.adapters.policies.kinds import of_another_kind
 from reaper.adapters.policies.meaning import meaning_of
 from reaper.adapters.policies.sharing import Sharing
 from reaper.adapters.policies.values import nearest
@@ -170,6 +171,8 @@ def _contradictions(doc: Document, broken: frozenset[str]) -> Iterator[Finding]:
         finding = None if sections & broken else rule(doc)
         if finding is not None:
             yield finding
+    if "target" not in broken:
+        yield from of_another_kind(doc, broken)
 
 
 def _loss_is_accepted_in_words(doc: Document) -> Finding | None:

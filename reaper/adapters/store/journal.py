@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from pydantic import ValidationError
 
 from reaper.adapters.store.codec import decode, encode
 from reaper.adapters.store.database import Place, now
+from reaper.adapters.store.records import AnyPlan, AnyVerdict, plan_of, plan_text, verdict_of, verdict_text
 from reaper.adapters.store.work import OpenRun, Work
 from reaper.domain.errors import UsageError
 from reaper.domain.facts import InstanceId
+from reaper.domain.groups import GroupPlan, GroupVerdict
 from reaper.domain.plan import Plan
 from reaper.domain.verdict import Event, GuardVerdict, RunState, RunVerdict
 
@@ -24,18 +26,19 @@ _KNOWN = """(
 ) as known"""
 
 
+P = TypeVar("P", Plan, GroupPlan)
+
+
 @dataclass(frozen=True, kw_only=True)
-class RunRecord:
-    """One run as stored."""
+class Recorded:
+    """What is stored of a run, whatever it is about."""
 
     run: str
-    cluster: str
+    cluster: str  # or a group, by its name among those of clusters
     began: datetime
     ended: datetime | None
     state: RunState
     message: str
-    plan: Plan
-    verdict: RunVerdict | None
     follower: OpenRun | None  # who follows it and what it waits for; None: it has ended
 
     @property
@@ -49,13 +52,32 @@ class RunRecord:
         return self.state is RunState.RUNNING and not self.queued and not (self.follower and self.follower.alive)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunRecord(Recorded):
+    """One run over a cluster as stored."""
+
+    plan: Plan
+    verdict: RunVerdict | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupRunRecord(Recorded):
+    """One run over a group as stored."""
+
+    plan: GroupPlan
+    verdict: GroupVerdict | None
+
+
+AnyRecord = RunRecord | GroupRunRecord
+
+
 class RunStore:
     """The journal in the store. What is said twice does no harm: a run that goes on elsewhere may repeat itself."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
 
-    def begin(self, plan: Plan) -> None:
+    def begin(self, plan: AnyPlan) -> None:
         """A run is born; nothing if it was born already."""
         with self._place.database.write() as tx:
             tx.do(
@@ -65,7 +87,7 @@ class RunStore:
                 cluster=plan.cluster,
                 began=now(),
                 state=RunState.RUNNING.value,
-                plan=encode(Plan, plan),
+                plan=plan_text(plan),
             )
 
     def guards(self, run: str, verdicts: tuple[GuardVerdict, ...]) -> None:
@@ -86,7 +108,7 @@ class RunStore:
                 text=encode(Event, event),
             )
 
-    def end(self, run: str, state: RunState, verdict: RunVerdict | None, message: str) -> None:
+    def end(self, run: str, state: RunState, verdict: AnyVerdict | None, message: str) -> None:
         """A run is over; the last word counts."""
         with self._place.database.write() as tx:
             tx.do(
@@ -94,12 +116,12 @@ class RunStore:
                 " where run = :run",
                 state=state.value,
                 ended=now(),
-                verdict=None if verdict is None else encode(RunVerdict, verdict),
+                verdict=None if verdict is None else verdict_text(verdict),
                 message=message,
                 run=run,
             )
 
-    def runs(self, cluster: str | None = None, *, most: int = 100) -> tuple[RunRecord, ...]:
+    def runs(self, cluster: str | None = None, *, most: int = 100) -> tuple[AnyRecord, ...]:
         """The newest runs first."""
         if not self._place.exists():
             return ()
@@ -113,20 +135,37 @@ class RunStore:
         return self._records(rows)
 
     def victims(self) -> tuple[InstanceId, ...]:
-        """Of all runs that have not ended, queued ones included; one that this version cannot read is left out."""
+        """Of all runs over clusters that have not ended; one that this version cannot read is left out."""
+        return tuple(plan.victim for plan in self._open(Plan))
+
+    def group_victims(self) -> tuple[InstanceId, ...]:
+        """Of every run over a group that has not ended its first victim: it replaces one after the other."""
+        return tuple(plan.victims[0].id for plan in self._open(GroupPlan) if plan.victims)
+
+    def _open(self, kind: type[P]) -> tuple[P, ...]:
+        """The plans of a kind whose runs have not ended, queued ones included."""
         if not self._place.exists():
             return ()
         with self._place.database.read() as tx:
             rows = tx.rows("select argument from reaper_runs where ended is null order by place")
-        found = []
+        found: list[P] = []
         for row in rows:
             try:
-                found.append(decode(Plan, row.argument).victim)
+                plan = plan_of(row.argument)
             except ValidationError:
                 continue
+            if isinstance(plan, kind):
+                found.append(plan)
         return tuple(found)
 
     def run(self, name: str) -> RunRecord:
+        """One run over a cluster. UsageError: as of `record`, or it is over a group."""
+        found = self.record(name)
+        if isinstance(found, GroupRunRecord):
+            raise UsageError(f"{found.run} is a run over the group {found.plan.group}: this is for runs over clusters")
+        return found
+
+    def record(self, name: str) -> AnyRecord:
         """One run by its name, or by an unambiguous beginning of it. UsageError: none, or several."""
         rows = []
         if self._place.exists():
@@ -158,7 +197,7 @@ class RunStore:
             rows = tx.rows("select verdicts from reaper_verdicts where run = :run order by place", run=run)
         return tuple(decode(tuple[GuardVerdict, ...], row.verdicts) for row in rows)
 
-    def _records(self, rows: Any) -> tuple[RunRecord, ...]:
+    def _records(self, rows: Any) -> tuple[AnyRecord, ...]:
         followers = {r.run: r for r in Work(self._place.database).open_runs()} if rows else {}
         return tuple(_record(row, followers.get(row.run)) for row in rows)
 
@@ -167,23 +206,24 @@ def _next(table: str) -> str:
     return f"(select coalesce(max(place), 0) + 1 from {table} where run = :run)"
 
 
-def _record(row: sa.Row[Any], follower: OpenRun | None) -> RunRecord:
+def _record(row: sa.Row[Any], follower: OpenRun | None) -> AnyRecord:
     try:
-        plan = decode(Plan, row.plan)
-        verdict = decode(RunVerdict, row.verdict) if row.verdict else None
+        plan = plan_of(row.plan)
+        verdict = verdict_of(row.verdict) if row.verdict else None
     except ValidationError as error:
         raise UsageError(
             f"the record of {row.run} was written by another version of reaper and cannot be read by this one:"
             f" {error.error_count()} fields differ. Look at it, and end it if it is open, with that version"
         ) from error
-    return RunRecord(
-        run=row.run,
-        cluster=row.cluster,
-        began=datetime.fromisoformat(row.began),
-        ended=datetime.fromisoformat(row.ended) if row.ended else None,
-        state=RunState(row.state),
-        message=row.message,
-        plan=plan,
-        verdict=verdict,
-        follower=follower,
-    )
+    facts: dict[str, Any] = {  # Any: the fields that both kinds share
+        "run": row.run,
+        "cluster": row.cluster,
+        "began": datetime.fromisoformat(row.began),
+        "ended": datetime.fromisoformat(row.ended) if row.ended else None,
+        "state": RunState(row.state),
+        "message": row.message,
+        "follower": follower,
+    }
+    if isinstance(plan, GroupPlan):
+        return GroupRunRecord(**facts, plan=plan, verdict=verdict if isinstance(verdict, GroupVerdict) else None)
+    return RunRecord(**facts, plan=plan, verdict=verdict if isinstance(verdict, RunVerdict) else None)

@@ -6,8 +6,9 @@ from typing import Any
 import sqlalchemy as sa
 from pydantic import ValidationError
 
-from reaper.adapters.store.codec import decode
 from reaper.adapters.store.database import Transaction
+from reaper.adapters.store.records import verdict_of
+from reaper.domain.groups import GroupVerdict
 from reaper.domain.verdict import RunState, RunVerdict
 from reaper.planner.budgets import PastRun
 from reaper.planner.selection import ClusterHistory
@@ -125,21 +126,23 @@ def _past(
 
 
 def _past_run(row: sa.Row[Any]) -> PastRun:
-    verdict, message = None, row.message
+    found, message = None, row.message
     if row.verdict:
         try:
-            verdict = decode(RunVerdict, row.verdict)
+            found = verdict_of(row.verdict)
         except ValidationError:
             message = "its verdict was written by another version of reaper, which this one cannot read"
+    verdict = found if isinstance(found, RunVerdict) else None
+    lost = 0 if isinstance(found, GroupVerdict) else None  # members of a group hold no writes
     return PastRun(
         run=row.run,
         cluster=row.cluster,
         state=RunState(row.state),
         outage=verdict.outage if verdict else None,
-        lost=len(verdict.ledger.lost) if verdict and verdict.ledger else None,
+        lost=len(verdict.ledger.lost) if verdict and verdict.ledger else lost,
         time_to_normal=verdict.recovery.time_to_normal if verdict and verdict.recovery else None,
         ended=datetime.fromisoformat(row.ended),
-        message=message or ("; ".join(verdict.faults) if verdict else ""),
+        message=message or ("; ".join(found.faults) if found else ""),
         began=datetime.fromisoformat(row.began),
         policy=row.policy,
     )
