@@ -760,10 +760,12 @@ def test_nothing_in_the_store_is_pickled(bench: Bench) -> None:
     assert not edited
 
 
-@pytest.mark.usefixtures("bench")
-def test_dbos_listens_nowhere_and_logs_where_everybody_does() -> None:
-    assert [c for c in psutil.Process().net_connections("inet") if c.status == psutil.CONN_LISTEN] == []
+def test_dbos_listens_nowhere_and_logs_where_everybody_does(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     log = logging.getLogger("dbos")
+    monkeypatch.setattr(log, "handlers", [])  # a command that ran in this process before may have given it some
+    monkeypatch.setattr(log, "propagate", True)
+    bench.run(bench.ticket(lambda steps, _: steps.run("observe", int, lambda: 1)))
+    assert [c for c in psutil.Process().net_connections("inet") if c.status == psutil.CONN_LISTEN] == []
     assert (log.handlers, log.propagate, log.level) == ([], True, logging.WARNING)
 
 
