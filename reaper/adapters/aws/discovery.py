@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from reaper.adapters.aws.errors import NotThereError, ask
 from reaper.adapters.aws.session import CallCount, Clients
 from reaper.adapters.aws.settings import PROVIDER, Ec2Settings, TagNames
+from reaper.adapters.aws.waiting import looked
 from reaper.domain.errors import UsageError
 from reaper.domain.facts import Address, Image, Instance, InstanceId, InstanceState
 
@@ -246,15 +248,20 @@ class Discovery:
             raise UsageError(f"{instance} is no EC2 instance (expected {PROVIDER}:REGION/i-...)")
         for clients in self.places:
             if clients.place.region == region:
-                found = look_at(clients, clients.ec2, name)
+                found = looked(partial(look_at, clients, clients.ec2, name), pace=self._settings.pace)
                 if found is not None:
                     return found
         return None
 
     def _everywhere(self, filters: list[dict[str, object]], what: str) -> list[Machine]:
         """Over all places at the same time. One that cannot be asked fails the whole: unknown is not empty (I10)."""
+
+        def there(clients: Clients) -> list[Machine]:
+            where = what if len(self.places) == 1 else f"{what} in {clients.place}"
+            return looked(lambda: describe(clients, clients.ec2, filters, where), pace=self._settings.pace)
+
         if len(self.places) == 1:
-            return describe(self.home, self.home.ec2, filters, what)
+            return there(self.home)
         with ThreadPoolExecutor(max_workers=min(16, len(self.places))) as pool:
-            answers = pool.map(lambda c: describe(c, c.ec2, filters, f"{what} in {c.place}"), self.places)
+            answers = pool.map(there, self.places)
             return [machine for answer in answers for machine in answer]

@@ -65,9 +65,12 @@ class Fences:
             {"Name": "tag-key", "Values": [self._settings.tags.isolation]},
             {"Name": "vpc-id", "Values": [machine.network or ""]},
         ]
-        found = ask(
-            "look for the group that isolates",
-            lambda: machine.clients.urgent.describe_security_groups(Filters=filters),
+        found = repeat(
+            lambda: ask(
+                "look for the group that isolates",
+                lambda: machine.clients.urgent.describe_security_groups(Filters=filters),
+            ),
+            within=_KILL_AGAIN_WITHIN,
         )["SecurityGroups"]
         return min((str(g["GroupId"]) for g in found), default=None)
 
@@ -84,7 +87,7 @@ class Fences:
 
     def connect_again(self, machine: Machine) -> None:
         """Undo the isolation."""
-        noted = look_at(machine.clients, machine.clients.urgent, machine.id)
+        noted = repeat(lambda: look_at(machine.clients, machine.clients.urgent, machine.id), within=_KILL_AGAIN_WITHIN)
         groups = noted.tags.get(self._settings.tags.groups, "").split() if noted else []
         if not groups:
             return
@@ -113,10 +116,8 @@ class Fences:
             ("disableApiTermination", "DisableApiTermination"),
             ("disableApiStop", "DisableApiStop"),
         ):
-            said = ask(
-                f"ask whether {machine.id} is protected",
-                partial(client.describe_instance_attribute, InstanceId=machine.id, Attribute=attribute),
-            )
+            look = partial(client.describe_instance_attribute, InstanceId=machine.id, Attribute=attribute)
+            said = repeat(partial(ask, f"ask whether {machine.id} is protected", look), within=_KILL_AGAIN_WITHIN)
             if said.get(key, {}).get("Value"):
                 return f"{machine.instance_id} is protected by its attribute {attribute}"
         return None

@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from reaper.adapters.aws.discovery import Machine, pages
 from reaper.adapters.aws.errors import NotThereError, ask
 from reaper.adapters.aws.session import Clients
 from reaper.adapters.aws.settings import Ec2Settings, Template
+from reaper.adapters.aws.waiting import looked
 from reaper.domain.facts import Image
 
 TEMPLATE_ID, TEMPLATE_VERSION = "aws:ec2launchtemplate:id", "aws:ec2launchtemplate:version"  # EC2 sets them itself
@@ -116,7 +118,8 @@ class Images:
         for start in range(0, len(unknown), _AMIS_A_CALL):
             part = unknown[start : start + _AMIS_A_CALL]
             filters = [{"Name": "image-id", "Values": part}]  # unlike ImageIds, one that is gone is no error
-            found = pages(clients.ec2, "describe_images", "Images", "look at the images", Filters=filters)
+            look = partial(pages, clients.ec2, "describe_images", "Images", "look at the images", Filters=filters)
+            found = looked(lambda look=look: list(look()), pace=self._settings.pace)  # type: ignore[misc]
             built = {i["ImageId"]: _moment(i) for i in found}
             for image in part:
                 self._keep(clients, "built", image, built.get(image))
@@ -125,7 +128,7 @@ class Images:
         entry = self._recall_entry(clients, kind, name)
         if entry is not None:
             return entry[1]
-        found = look()
+        found = looked(look, pace=self._settings.pace)
         self._keep(clients, kind, name, found)
         return found
 

@@ -77,3 +77,15 @@ def repeat(
 def seen(call: Callable[[], T], *, pace: Pace, check: Callable[[], None] = nothing) -> T:
     """A call about something that was made a moment ago: it may not be there yet for everybody."""
     return repeat(call, within=pace.seen_within, check=check, on=(ThrottledError, UnsureError, NotThereError))
+
+
+def looked(call: Callable[[], T], *, pace: Pace) -> T:
+    """A look at AWS that somebody needs: repeated as long as AWS throttles, and for a while if it does not answer.
+
+    After a kill nobody can do without it, and a burst of other people's calls lasts longer than the library repeats.
+    """
+    return repeat(
+        lambda: repeat(call, within=pace.seen_within, on=(UnsureError,)),
+        within=pace.repeat_within,
+        on=(ThrottledError,),
+    )
