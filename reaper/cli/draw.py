@@ -31,8 +31,8 @@ def instance_named(name: str) -> InstanceId:
     place, _, short = rest.partition("/")
     if not place or not short:
         raise UsageError(
-            f"{name!r} is no instance: write it as `reaper status --output json` does, for example local:lab/n1 or "
-            "ec2:eu-central-1/i-0123456789abcdef0"
+            f"{name!r} is no instance: write PROVIDER:PLACE/NAME as `reaper status --output json` does, such as "
+            "local:lab/n1 or ec2:eu-central-1/i-0123456789abcdef0"
         )
     return InstanceId(provider, rest)
 

@@ -1,5 +1,6 @@
 """Logs: readable on a terminal, JSON otherwise, without secrets."""
 
+import contextlib
 import logging
 import sys
 from collections.abc import MutableMapping
@@ -40,7 +41,8 @@ def logger() -> Any:
 
 class _ToStructlog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        logger().log(record.levelno, record.getMessage(), logger=record.name)
+        with contextlib.suppress(OSError, ValueError):  # stderr has gone: who only wanted to say something goes on
+            logger().log(record.levelno, record.getMessage(), logger=record.name)
 
 
 def bring_in(*names: str) -> None:

@@ -107,7 +107,7 @@ def rotate(
 def kill(
     context: typer.Context,
     instance: Annotated[
-        str | None, typer.Argument(help="Whom, as PROVIDER:CLUSTER/NAME, with --group its id; or use --random.")
+        str | None, typer.Argument(help="Whom, as PROVIDER:PLACE/NAME, with --group its id; or use --random.")
     ] = None,
     random: Annotated[bool, typer.Option("--random", help="Draw the victim.")] = False,
     cluster: Annotated[str | None, typer.Option(help="Draw from this cluster only.")] = None,
@@ -144,9 +144,7 @@ def kill(
     from reaper.domain.plan import Replacement
 
     if random == (instance is not None):
-        raise UsageError(
-            "say either --random or whom to kill (PROVIDER:CLUSTER/NAME, see `reaper status --output json`)"
-        )
+        raise UsageError("say either --random or whom to kill (PROVIDER:PLACE/NAME, see `reaper status --output json`)")
     if group is not None:
         groups_kill.refuse_options_of_clusters(context)
         wish = groups_kill.Wish(

@@ -227,7 +227,8 @@ class Aftermath:
 
     def _dissect(self) -> tuple[Forensics, ...]:
         world, plan, names = self._world, self._plan, self._names
-        victim, executed = victim_of(world, plan), self.attempt("ask the master what it holds", self._executed)
+        victim = self.attempt("look for the victim", lambda: victim_of(world, plan))
+        executed = self.attempt("ask the master what it holds", self._executed)
         if victim is None:
             return ()
         with self._timeline.step(StepName.DISSECT, f"the binary logs of {victim.id.short}") as step:

@@ -21,6 +21,7 @@ from reaper.workflow.server import Server
 
 _LOOK_EVERY = timedelta(milliseconds=20)
 _CLEAN_UP_WITHIN = timedelta(seconds=30)
+_AHEAD_AGAIN = 2  # tries of a sibling that was ahead of the heir
 _TRY_AGAIN_AFTER = timedelta(seconds=1)
 
 
@@ -71,6 +72,12 @@ def _one(
         began = theatre.clock.monotonic_ns()
         try:
             attempt = server.rehearse(heir.address, theatre.within)
+            for _ in range(_AHEAD_AGAIN):  # it received more between the wait and the stop of its receiver
+                if attempt.obstacle is not Obstacle.BEHIND:
+                    break
+                _wait_until_back(theatre, server, sibling.id, facts)
+                _behind(theatre, server.facts(), stage)
+                attempt = server.rehearse(heir.address, theatre.within)
         except OwnershipLostError:
             raise
         except ReaperError as error:

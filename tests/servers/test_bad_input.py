@@ -190,9 +190,9 @@ def test_a_home_that_is_a_file_is_one_sentence(site: Site) -> None:
         pytest.param(["explode"], ["No such command 'explode'"], id="an unknown command"),
         pytest.param(["kill"], ["--random or whom"], id="kill whom"),
         pytest.param(["kill", "local:shared/n1", "--random"], ["--random or whom"], id="named and at random"),
-        pytest.param(["kill", "n1", "--yes"], ["'n1' is no instance", "PROVIDER:CLUSTER/NAME"], id="a bare name"),
+        pytest.param(["kill", "n1", "--yes"], ["'n1' is no instance", "PROVIDER:PLACE/NAME"], id="a bare name"),
         pytest.param(
-            ["kill", "local:shared", "--yes"], ["is no instance", "PROVIDER:CLUSTER/NAME"], id="a cluster to kill"
+            ["kill", "local:shared", "--yes"], ["is no instance", "PROVIDER:PLACE/NAME"], id="a cluster to kill"
         ),
         pytest.param(
             ["kill", "local:shared/n9", "--yes"],
@@ -200,7 +200,7 @@ def test_a_home_that_is_a_file_is_one_sentence(site: Site) -> None:
             id="an unknown instance",
         ),
         pytest.param(
-            ["kill", "gcp:shared/n1", "--yes"], ["no instance gcp:shared/n1", "local:shared/n1"], id="another provider"
+            ["kill", "gcp:shared/n1", "--yes"], ["the provider 'gcp'", "set up here: local"], id="another provider"
         ),
         pytest.param(["kill", "--random", "--seed", "x", "--yes"], ["--seed"], id="a seed that is no number"),
         pytest.param(["kill", "--random", "--role", "queen", "--yes"], ["--role", "'queen'"], id="an unknown role"),

@@ -191,7 +191,7 @@ def test_a_kept_snapshot_is_untouched_by_the_replacement_that_is_copied_from_it(
             raise RefusedError("stop")
 
         with pytest.raises(RefusedError, match="stop"):
-            here.fleet.launch(lab.name, taken, "kept-heir", Keeping.COPY, stop)
+            here.fleet.launch(lab.name, taken, "kept-heir", Keeping.COPY, Berth(), stop)
         half = next(i for i in lab.book()["instances"] if i["token"] == "kept-heir")
         left = lab.directory / "instances" / half["name"] / "data.copy"
         assert not left.exists()

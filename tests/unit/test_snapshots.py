@@ -17,7 +17,7 @@ from reaper.adapters.store.snapshots import SnapshotStore
 from reaper.cli.compose import Site
 from reaper.cli.snapshots import short_position, snapshots_app
 from reaper.domain.errors import RefusedError, TryAgainError, UsageError
-from reaper.domain.facts import Flavour
+from reaper.domain.facts import Berth, Flavour
 from reaper.domain.snapshots import Keeping, RestoreTest, Snapshot, SnapshotMethod, SnapshotRecord, TestOutcome
 from reaper.testing.backups import MemorySnapshotBook
 from reaper.testing.fleet import MemoryFleet
@@ -169,7 +169,7 @@ def taken_from(fleet: MemoryFleet, book: MemorySnapshotBook, run: str, test: Tes
     snapshot = fleet.snapshot(source, f"{run}-snap", lambda: None)
     book.taken(replace(a_record(run=run), snapshot=snapshot))
     book.used(snapshot.name, run, fleet.clock.now())
-    heir = fleet.launch("lab", snapshot, f"{run}-heir", Keeping.COPY, lambda: None)
+    heir = fleet.launch("lab", snapshot, f"{run}-heir", Keeping.COPY, Berth(), lambda: None)
     if test is not None:
         book.tested(snapshot.name, run, RestoreTest(at=fleet.clock.now(), outcome=test, words="x"))
     fleet.retire(heir)
@@ -204,9 +204,9 @@ def test_E28_the_fleet_in_memory_refuses_a_copy_that_does_not_fit() -> None:
     source.free_bytes = (source.data_bytes or 0) - 1
     snapshot = fleet.snapshot(fleet.members("lab")[1], "s", lambda: None)
     with pytest.raises(RefusedError, match="Free some"):
-        fleet.launch("lab", snapshot, "h", Keeping.COPY, lambda: None)
+        fleet.launch("lab", snapshot, "h", Keeping.COPY, Berth(), lambda: None)
     assert len(fleet.members("lab")) == 3
-    fleet.launch("lab", snapshot, "h", Keeping.MOVE, lambda: None)
+    fleet.launch("lab", snapshot, "h", Keeping.MOVE, Berth(), lambda: None)
 
 
 # ---- copies of directories

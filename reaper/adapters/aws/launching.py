@@ -121,7 +121,7 @@ class Launching:
 
     def _request(self, wish: Wish, member: Machine, template: Template, server_id: int) -> dict[str, Any]:
         names = self._settings.tags
-        own = {names.cluster: wish.cluster, names.made_by: wish.name}
+        own = {names.cluster: wish.cluster, names.made_by: wish.name, "Name": wish.name}
         mappings = self._volumes.mappings(wish.taken)
         request: dict[str, Any] = {
             "LaunchTemplate": {"LaunchTemplateId": template.id, "Version": template.version},

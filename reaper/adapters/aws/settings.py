@@ -5,6 +5,7 @@ from typing import Self
 
 from reaper.adapters.aws.session import Place
 from reaper.adapters.aws.waiting import Pace
+from reaper.domain.standing import OPT_OUT_TAG, PROTECT_UNTIL_TAG
 
 PROVIDER = "ec2"
 
@@ -44,6 +45,9 @@ class TagNames:
                 self.retired,
                 self.source,
                 self.snapshot,
+                OPT_OUT_TAG,
+                PROTECT_UNTIL_TAG,
+                "Name",
             }
         )
 

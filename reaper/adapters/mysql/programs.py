@@ -101,6 +101,9 @@ def run_tool(
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
     if process.returncode != 0:
+        if process.returncode < 0 and check is not None:
+            time.sleep(_LOOK_EVERY_S)  # a Ctrl-C hits it too before its session is its own: then that is the reason
+            check()
         raise TryAgainError(f"{Path(command[0]).name} failed ({process.returncode}): {log_tail(log)}")
 
 

@@ -191,8 +191,8 @@ class _SessionHold:
                 continue  # Postgres is slow; the session, and the lock with it, lives
             except psycopg.Error as error:
                 if not self._closing.is_set():
+                    lost()  # before anything is said: a log may fail
                     _log.error("the session of worker %s is lost (%s): its runs go on elsewhere", self._executor, error)
-                    lost()
                 return
 
     def release(self) -> None:
